@@ -1,0 +1,148 @@
+"""Presets: every number of the recipe, as data.
+
+A preset names its bases and holds one `StageConfig` per training stage. The tiny preset and the real ones
+run the same code; they differ only in the values on this page. Sources: `P1` is LLaVA (arXiv 2304.08485),
+`P2` is LLaVA-1.5 (arXiv 2310.03744), script names are those of haotian-liu/LLaVA at c121f04.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+IGNORE_INDEX = -100
+"""Label of a position that does not enter the loss (PyTorch's `ignore_index`)."""
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+"""The shipped bases, finished model and evaluation set."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the language model's linear layers (scripts/v1_5/finetune_lora.sh)."""
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage: what trains, on which kind of sample, with which optimizer settings.
+
+    `trains` names submodules of `MiniLlava`; everything else is frozen. `batch_size` is the global batch
+    (all devices and accumulation steps together). `max_length` counts image positions. `max_grad_norm` is
+    our choice: the original's DeepSpeed files set no clipping.
+    """
+
+    name: str
+    trains: tuple[str, ...]
+    template: str
+    aspect: str
+    learning_rate: float
+    batch_size: int
+    projector_learning_rate: float | None = None
+    epochs: int = 1
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    samples: int | None = None
+    precision: str = "bf16-true"
+    lora: LoraConfig | None = None
+
+    def steps(self, samples: int | None = None) -> int:
+        """Optimizer steps of the stage over `samples` records (default: the preset's own data)."""
+        samples = self.samples if samples is None else samples
+        if not samples:
+            raise ValueError(f"{self.name}: give a positive number of samples, not {samples}.")
+        return -(-samples // self.batch_size) * self.epochs
+
+    def warmup_steps(self, samples: int | None = None) -> int:
+        """Linear warm-up steps: `warmup_ratio` of all steps, rounded up as `transformers` does."""
+        return math.ceil(self.warmup_ratio * self.steps(samples))
+
+
+STAGE1 = StageConfig(
+    name="stage1",
+    trains=("multi_modal_projector",),
+    template="plain",
+    aspect="square",
+    learning_rate=1e-3,
+    batch_size=256,
+    samples=558_128,
+)
+"""Feature alignment on LLaVA-Pretrain 558K (scripts/v1_5/pretrain.sh)."""
+
+STAGE2 = StageConfig(
+    name="stage2",
+    trains=("multi_modal_projector", "language_model"),
+    template="v1",
+    aspect="pad",
+    learning_rate=2e-5,
+    batch_size=128,
+    samples=665_298,
+)
+"""Visual instruction tuning on llava_v1_5_mix665k (scripts/v1_5/finetune.sh)."""
+
+STAGE2_LORA = replace(
+    STAGE2, name="stage2-lora", learning_rate=2e-4, projector_learning_rate=2e-5, lora=LoraConfig()
+)
+"""Stage 2 with adapters in place of the full language model (scripts/v1_5/finetune_lora.sh)."""
+
+SCIENCEQA = replace(STAGE2, name="scienceqa", aspect="square", epochs=12, samples=12_726)
+"""The ScienceQA recipe of LLaVA v1 (scripts/finetune_sqa.sh)."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Two bases, a projector between them, and the stages that join them.
+
+    `vision_tower` and `language_model` are folders or hub ids; `finished` is the trained result.
+    `select_layer` -2 and the dropped CLS token: llava/model/multimodal_encoder/clip_encoder.py.
+    """
+
+    name: str
+    vision_tower: str
+    language_model: str
+    finished: str
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    projector: str = "mlp2x_gelu"
+    select_layer: int = -2
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="tiny",
+            vision_tower=str(DATA / "tiny-clip"),
+            language_model=str(DATA / "tiny-vicuna"),
+            finished=str(DATA / "tiny-llava"),
+            stages={
+                "stage1": replace(
+                    STAGE1, batch_size=32, learning_rate=2e-3, samples=6_400,
+                    max_length=512, precision="32-true",
+                ),
+                "stage2": replace(
+                    STAGE2, batch_size=32, learning_rate=1e-3, samples=16_000,
+                    max_length=512, precision="32-true",
+                ),
+            },
+        ),
+        Preset(
+            name="llava-1.5-7b",
+            vision_tower="openai/clip-vit-large-patch14-336",
+            language_model="lmsys/vicuna-7b-v1.5",
+            finished="llava-hf/llava-1.5-7b-hf",
+            stages={s.name: s for s in (STAGE1, STAGE2, STAGE2_LORA, SCIENCEQA)},
+        ),
+        Preset(
+            name="llava-1.5-13b",
+            vision_tower="openai/clip-vit-large-patch14-336",
+            language_model="lmsys/vicuna-13b-v1.5",
+            finished="llava-hf/llava-1.5-13b-hf",
+            stages={s.name: s for s in (STAGE1, STAGE2, STAGE2_LORA, SCIENCEQA)},
+        ),
+    )
+}
