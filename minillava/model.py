@@ -1,0 +1,344 @@
+"""MiniLlava: a frozen vision tower, a projector, and a language model that reads through it.
+
+Notation: B batch, T sequence positions, I pictures in the batch, N patches of a picture, D_v width
+of the vision tower, D width of the language model, V vocabulary.
+
+    picture [3, S, S]                          "USER: <image>\\nWhat is red? ASSISTANT:"
+        | vision_tower (frozen), layer -2              | conversation.encode
+    features [N, D_v]                          input_ids [T], N of them the id of <image>
+        | multi_modal_projector                        | language_model's embedding table
+    embeddings [N, D]  ------- splice ------>  inputs_embeds [T, D]
+                                                       | language_model
+                                               logits [T, V]: the next token, at every position
+
+From the splice on nothing knows which positions came from a picture: they have become words.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaConfig
+from transformers.utils import ModelOutput
+
+from minillava.config import IGNORE_INDEX
+from minillava.conversation import IMAGE_TOKEN, encode
+from minillava.images import open_image, preprocess
+from minillava.projector import build_projector
+from minillava.vision import encode_patches
+
+MAX_NEW_TOKENS = 512
+"""Length limit of an answer where the caller gives none (llava/eval/run_llava.py)."""
+
+Picture = Image.Image | str | Path | bytes
+"""Whatever `images.open_image` opens."""
+
+
+@dataclass
+class MiniLlavaOutput(ModelOutput):
+    """What `forward` returns. A ModelOutput because FSDP looks inside those for tensors.
+
+    loss: scalar, mean cross-entropy in nats over the supervised tokens, or None without labels.
+    logits: [B, T, V], or None if not wanted.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class MiniLlava(nn.Module):
+    """LLaVA-1.5. Its `state_dict()` is the weight file of a llava-hf folder, key by key.
+
+    `config` is transformers' LlavaConfig; `config.mm_projector_type` (the original's name for it)
+    may choose the "linear" projector of LLaVA v1. A config that asks for something LLaVA-1.5 does
+    not have raises ValueError. `checkpoints.load` and `checkpoints.from_bases` attach `tokenizer`
+    and `image_processor`.
+    """
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__()
+        check_config(config)
+        self.config = config
+        vision, text = config.vision_config, config.text_config
+        self.vision_tower = CLIPVisionModel(vision)
+        self.multi_modal_projector = build_projector(
+            projector_type(config), vision.hidden_size, text.hidden_size
+        )
+        self.language_model = LlamaForCausalLM(text)
+        # Both stages leave the tower as it is; frozen, it costs no autograd graph.
+        self.vision_tower.requires_grad_(False)
+        self.tokenizer = None
+        self.image_processor = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where inputs have to be."""
+        return self.multi_modal_projector.linear_1.weight.device
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, the positions one picture takes (576 in LLaVA-1.5)."""
+        vision = self.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        image_features: Tensor | None = None,
+        all_logits: bool = True,
+    ) -> MiniLlavaOutput:
+        """Predict the next token at every position; with labels, measure how well.
+
+        input_ids [B, T]: token ids; each picture has N consecutive `<image>` ids.
+        pixel_values [I, 3, S, S]: the pictures in reading order. I is 0, or None is given, if
+        there are none.
+        attention_mask [B, T]: 1 for tokens, 0 for padding, on either side.
+        labels [B, T]: the id at each supervised position, IGNORE_INDEX elsewhere. Unshifted:
+        position t
+            is predicted from position t-1.
+        image_features [I, N, D_v]: what `encode_images` returned for these pictures, in place of
+            `pixel_values`. The tower is frozen, so features kept from an earlier epoch are the
+            same.
+        all_logits: False, with labels, returns no logits and runs the language model's head only
+        where
+            there is a label. Same loss, less work: in training most positions are picture or
+            question.
+
+        Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
+        """
+        if image_features is None:
+            image_features = self.encode_images(pixel_values)
+        image_embeds = self.project(image_features)
+        inputs_embeds = self.splice(input_ids, image_embeds)
+        hidden = self.language_model.model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state  # [B, T, D]
+        head = self.language_model.lm_head
+        if labels is None:
+            return MiniLlavaOutput(logits=head(hidden))
+
+        supervised = labels[:, 1:] != IGNORE_INDEX  # [B, T-1]
+        if not supervised.any():
+            raise ValueError(
+                f"None of the {len(labels)} samples of the batch has a supervised token, so there "
+                "is no loss. Is every answer empty, or cut off? conversation.show() tells."
+            )
+        if all_logits:
+            logits = head(hidden)
+            predictions = logits[:, :-1][supervised]
+        else:
+            logits = None
+            predictions = head(hidden[:, :-1][supervised])
+        loss = F.cross_entropy(predictions.float(), labels[:, 1:][supervised])
+        return MiniLlavaOutput(loss=loss, logits=logits)
+
+    def encode_images(self, pixel_values: Tensor | None) -> Tensor:
+        """Pictures [I, 3, S, S] -> patch features [I, N, D_v]; None -> [0, N, D_v]."""
+        if pixel_values is None:
+            vision = self.config.vision_config
+            shape = (0, vision.num_channels, vision.image_size, vision.image_size)
+            pixel_values = torch.empty(shape, device=self.device)
+        return encode_patches(self.vision_tower, pixel_values, self.config.vision_feature_layer)
+
+    def project(self, image_features: Tensor) -> Tensor:
+        """Patch features [I, N, D_v] -> embeddings [I, N, D].
+
+        Also called with I = 0. The projector then still belongs to the loss's graph and gets a
+        gradient, zero, where a missing one would leave the other processes of a distributed run
+        waiting for it. The original adds a dummy picture for that (llava/model/llava_arch.py).
+        """
+        return self.multi_modal_projector(
+            image_features.to(self.multi_modal_projector.linear_1.weight.dtype)
+        )
+
+    def splice(self, input_ids: Tensor, image_embeds: Tensor) -> Tensor:
+        """Token ids [B, T] and embeddings [I, N, D] -> inputs_embeds [B, T, D].
+
+        The positions of `<image>`, in reading order over the batch, take the pictures' embeddings;
+        all others look theirs up. The original inserts at a sentinel id and so makes the sequence
+        longer here (prepare_inputs_labels_for_multimodal); with placeholders the length is known
+        beforehand.
+
+        Raises ValueError, naming the sample, if there are more or fewer placeholders than
+        embeddings.
+        """
+        is_image = input_ids == self.config.image_token_id  # [B, T]
+        check_placeholders(is_image.sum(dim=1).tolist(), *image_embeds.shape[:2])
+        text_embeds = self.language_model.get_input_embeddings()(input_ids)  # [B, T, D]
+        return text_embeds.masked_scatter(is_image[..., None], image_embeds.to(text_embeds.dtype))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **generation,
+    ) -> Tensor:
+        """Continue each prompt: token ids [B, new], without the prompt, filled up with the pad id.
+
+        Arguments as in `forward`, but prompts of unequal length are padded on the left.
+        `generation` goes to transformers' `generate` (`max_new_tokens`, `do_sample`,
+        `temperature`, `streamer`, ...); the default is greedy decoding of at most MAX_NEW_TOKENS,
+        ending at `</s>`.
+
+        Raises ValueError for padding on the right and for a prompt that fills the model's context.
+        An answer that would run out of the context is cut there; if the caller asked for more,
+        with a warning.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if not attention_mask[:, -1].all():
+            raise ValueError(
+                "Prompts are padded on the right. Pad on the left: an answer follows its prompt."
+            )
+        room = self.room(int(attention_mask.sum(dim=1).max()))
+        wanted = generation.setdefault("max_new_tokens", min(MAX_NEW_TOKENS, room))
+        if wanted > room:
+            warnings.warn(
+                f"The answer is limited to {room} tokens, not {wanted}: with the prompt that fills "
+                f"the model's {self.config.text_config.max_position_embeddings} positions.",
+                stacklevel=2,
+            )
+            generation["max_new_tokens"] = room
+
+        if image_features is None:
+            image_features = self.encode_images(pixel_values)
+        inputs_embeds = self.splice(input_ids, self.project(image_features))
+        return self.language_model.generate(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, **generation
+        )
+
+    def room(self, prompt_length: int) -> int:
+        """Positions left for an answer after a prompt; ValueError if there are none."""
+        limit = self.config.text_config.max_position_embeddings
+        if prompt_length >= limit:
+            raise ValueError(
+                f"The prompt is {prompt_length} tokens long (a picture takes "
+                f"{self.num_image_tokens}), but the model has {limit} positions for prompt and "
+                "answer together: shorten the question."
+            )
+        return limit - prompt_length
+
+    def prepare(
+        self, conversations: list[list[dict]], images: list[list[Picture]], template: str = "v1"
+    ) -> dict[str, Tensor]:
+        """Conversations and their pictures -> the tensors that `generate` takes, padded on the
+        left.
+
+        `images[b]` lists the pictures of `conversations[b]`, in the order of their `<image>`; it
+        may be empty. Pictures are padded to a square, as in stage 2.
+        """
+        rows = [
+            encode(
+                turns,
+                self.tokenizer,
+                template=template,
+                has_image=bool(pictures),
+                num_image_tokens=self.num_image_tokens,
+            ).input_ids
+            for turns, pictures in zip(conversations, images, strict=True)
+        ]
+        length = max(map(len, rows))
+        input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(rows):
+            input_ids[row, length - len(ids) :] = torch.tensor(ids)
+            attention_mask[row, length - len(ids) :] = 1
+        size = self.config.vision_config.image_size
+        pixels = [preprocess(open_image(p), size, "pad") for pictures in images for p in pictures]
+        return {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": attention_mask.to(self.device),
+            "pixel_values": torch.stack(pixels).to(self.device) if pixels else None,
+        }
+
+    def answer_batch(
+        self, images: list[Picture | None], questions: list[str], **generation
+    ) -> list[str]:
+        """Answer `questions[b]` about `images[b]` (None: a question without a picture), all in one
+        batch.
+
+        The answers are those that `answer` gives one by one. Raises ValueError for lists of unequal
+        length and for an empty question.
+        """
+        if len(images) != len(questions):
+            raise ValueError(
+                f"{len(images)} pictures but {len(questions)} questions: give one for each."
+            )
+        for index, question in enumerate(questions):
+            if not question.strip():
+                raise ValueError(
+                    f"Question {index} is empty: ask something, e.g. 'What is in the picture?'."
+                )
+        if not questions:
+            return []
+        conversations = []
+        for image, question in zip(images, questions, strict=True):
+            if image is not None and IMAGE_TOKEN not in question:
+                question = f"{IMAGE_TOKEN}\n{question}"
+            conversations.append(
+                [{"from": "human", "value": question}, {"from": "gpt", "value": None}]
+            )
+        batch = self.prepare(conversations, [[] if image is None else [image] for image in images])
+        answers = self.generate(**batch, **generation)
+        return [
+            text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ]
+
+    def answer(self, image: Picture | None, question: str, **generation) -> str:
+        """Answer one question about one picture. Greedy by default; `generation` as in `generate`.
+
+        Raises ValueError for an empty question or one too long for the model.
+        """
+        return self.answer_batch([image], [question], **generation)[0]
+
+
+def check_placeholders(counts: list[int], pictures: int, patches: int) -> None:
+    """Do `counts[b]` image positions per sample fit `pictures` of `patches` embeddings each?"""
+    for sample, count in enumerate(counts):
+        if count % patches:
+            raise ValueError(
+                f"Sample {sample} of the batch has {count} image positions, but a picture brings "
+                f"{patches} features: encode it with this model's num_image_tokens, and let "
+                "max_length cut no picture in half."
+            )
+    if sum(counts) != pictures * patches:
+        raise ValueError(
+            f"The batch has {sum(counts)} image positions but {pictures * patches} image features: "
+            f"its samples have room for {[n // patches for n in counts]} pictures, in this order, "
+            f"and {pictures} came."
+        )
+
+
+def projector_type(config: LlavaConfig) -> str:
+    """The projector a config asks for; llava-hf's own configs only know LLaVA-1.5's."""
+    return getattr(config, "mm_projector_type", "mlp2x_gelu")
+
+
+def check_config(config: LlavaConfig) -> None:
+    """Stop at a config that asks for what this model does not do, rather than do something else."""
+    found_and_wanted = {
+        "vision_config.model_type": (config.vision_config.model_type, "clip_vision_model"),
+        "text_config.model_type": (config.text_config.model_type, "llama"),
+        "vision_feature_select_strategy": (config.vision_feature_select_strategy, "default"),
+        "type(vision_feature_layer)": (type(config.vision_feature_layer).__name__, "int"),
+        "projector_hidden_act": (config.projector_hidden_act, "gelu"),
+        "multimodal_projector_bias": (config.multimodal_projector_bias, True),
+    }
+    wrong = [f"{k} is {a!r}, not {b!r}" for k, (a, b) in found_and_wanted.items() if a != b]
+    if wrong:
+        raise ValueError(f"Not a LLaVA-1.5 config: {'; '.join(wrong)}.")
+    if config.image_token_id >= config.text_config.vocab_size:
+        raise ValueError(
+            f"image_token_index is {config.image_token_id}, but the language model knows "
+            f"{config.text_config.vocab_size} tokens: let checkpoints.from_bases add it."
+        )
