@@ -1,0 +1,256 @@
+"""Audited records → samples → batches → Lightning.
+
+Shapes: B batch, T positions, S edge of the prepared picture in pixels, n pictures.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from tqdm import tqdm
+
+from minillava.config import IGNORE_INDEX
+from minillava.conversation import Encoded, encode
+from minillava.images import open_image, preprocess
+from minillava.records import (
+    AuditReport,
+    Record,
+    Records,
+    audit,
+    image_key,
+    load_records,
+    modality_length,
+    named,
+    picture_source,
+    pictures,
+    text_problem,
+)
+from minillava.sampler import GroupedSampler, grouped_indices
+
+__all__ = [
+    "AuditReport",
+    "Collator",
+    "GroupedSampler",
+    "InstructionData",
+    "InstructionDataset",
+    "ResumableLoader",
+    "audit",
+    "grouped_indices",
+    "load_records",
+]
+
+
+class InstructionDataset(Dataset):
+    """Records as training samples; a sample is encoded and its pictures opened when asked for.
+
+    `eager=True` encodes all texts at once instead, under a progress bar. `pixels=False` leaves the
+    pictures closed, for those who keep the frozen tower's features by `image_keys`.
+    """
+
+    def __init__(
+        self,
+        records: str | Path | Records,
+        tokenizer,
+        template: str,
+        aspect: str,
+        image_size: int,
+        num_image_tokens: int,
+        image_root: str | Path | None = None,
+        max_length: int | None = 2048,
+        eager: bool = False,
+        pixels: bool = True,
+    ):
+        self.records = load_records(records)
+        self.tokenizer, self.template, self.aspect = tokenizer, template, aspect
+        self.image_size, self.num_image_tokens = image_size, num_image_tokens
+        self.image_root, self.max_length, self.pixels = image_root, max_length, pixels
+        self._encoded: list[Encoded] | None = None
+        if eager:
+            bar = tqdm(range(len(self)), desc="encoding", unit=" records")
+            self._encoded = [self._encode(self.records[index], index) for index in bar]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def lengths(self) -> list[int]:
+        """`modality_length` of every record, what `GroupedSampler` orders by."""
+        return [modality_length(record) for record in self.records]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`id`, `input_ids` and `labels` [T], `pixel_values` [n, 3, S, S], n `image_keys`.
+
+        Text only: n = 0. Raises ValueError, naming the record, for a picture that does not open and
+        a text without anything to learn.
+        """
+        record = self.records[index]
+        encoded = self._encoded[index] if self._encoded else self._encode(record, index)
+        sources = [picture_source(picture, self.image_root) for picture in pictures(record)]
+        pixel_values = [torch.empty(0, 3, self.image_size, self.image_size)]
+        for source in sources if self.pixels else ():
+            file = source if isinstance(source, Path) else "the embedded picture"
+            try:
+                image = open_image(source, f"{file} of {named(record, index)}")
+            except (FileNotFoundError, ValueError) as error:
+                raise ValueError(f"{error} `data.audit` lists all such records.") from error
+            pixel_values.append(preprocess(image, self.image_size, self.aspect)[None])
+        return {
+            "id": str(index if record.get("id") is None else record["id"]),
+            "input_ids": torch.tensor(encoded.input_ids),
+            "labels": torch.tensor(encoded.labels),
+            "pixel_values": torch.cat(pixel_values),
+            "image_keys": [image_key(source) for source in sources],
+        }
+
+    def _encode(self, record: Record, index: int) -> Encoded:
+        n_pictures = len(pictures(record))
+        if problem := text_problem(record):
+            raise ValueError(f"{named(record, index)}: {problem[1]}. `data.audit` lists all such.")
+        try:
+            encoded = encode(
+                record["conversations"],
+                self.tokenizer,
+                self.template,
+                n_pictures > 0,
+                self.num_image_tokens,
+                self.max_length,
+            )
+        except ValueError as error:
+            raise ValueError(f"{named(record, index)}: {error}") from error
+        cut = any(problem.startswith("image_truncated") for problem in encoded.problems)
+        if cut or not encoded.n_supervised or encoded.num_images != n_pictures:
+            raise ValueError(
+                f"{named(record, index)}: within {self.max_length} positions its picture is cut or "
+                f"there is nothing to learn ({'; '.join(encoded.problems)}). Raise max_length or "
+                "leave the record out; `data.audit` lists all such."
+            )
+        return encoded
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Samples → one batch. Training pads on the right; generation needs `padding_side="left"`."""
+
+    pad_token_id: int
+    padding_side: str = "right"
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """`ids` B, `input_ids`, `attention_mask`, `labels` [B, T], `pixel_values` [n, 3, S, S],
+        `image_keys` n: pictures in the order of the samples. A text-only sample brings none, so n
+        may be 0.
+        """
+        pad = partial(pad_sequence, batch_first=True, padding_side=self.padding_side)
+        input_ids = [sample["input_ids"] for sample in samples]
+        return {
+            "ids": [sample["id"] for sample in samples],
+            "input_ids": pad(input_ids, padding_value=self.pad_token_id),
+            # by length, not `!= pad`: the original's pad is <unk>, which may stand in a text
+            "attention_mask": pad([torch.ones_like(ids) for ids in input_ids], padding_value=0),
+            "labels": pad([sample["labels"] for sample in samples], padding_value=IGNORE_INDEX),
+            "pixel_values": torch.cat([sample["pixel_values"] for sample in samples]),
+            "image_keys": [key for sample in samples for key in sample["image_keys"]],
+        }
+
+
+class ResumableLoader(DataLoader):
+    """A loader over a `GroupedSampler`; Lightning saves and restores it with its checkpoints.
+
+    It counts the batches it has handed out, not those its workers have fetched ahead. After
+    `load_state_dict` the epoch of the checkpoint goes on with the next batch; any other epoch
+    starts at its beginning.
+    """
+
+    _position = 0
+    _resume: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, batch = self._resume or (None, 0)
+        self._resume = None
+        self._position = self.sampler.start = batch if epoch == self.sampler.epoch else 0
+        for batch in super().__iter__():
+            self._position += 1
+            yield batch
+
+    def _layout(self) -> dict[str, int]:
+        sampler = self.sampler
+        return {
+            "samples": len(sampler.lengths),
+            "batch_size": sampler.batch_size,
+            "seed": sampler.seed,
+            "world_size": sampler.num_replicas,
+            "accumulation": sampler.accumulation,
+        }
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run stands in its data: epoch, batches done, and what the order depends on."""
+        return {"epoch": self.sampler.epoch, "batch": self._position, **self._layout()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Raises ValueError where the order would be another than the interrupted run's."""
+        for name, now in self._layout().items():
+            if state[name] != now:
+                raise ValueError(
+                    f"The checkpoint was made with {name} = {state[name]}, this run has {now}: it "
+                    "would see other samples. Resume with the same data, batch size, seed and "
+                    "devices, or start a new run."
+                )
+        self._resume = state["epoch"], state["batch"]
+
+
+class InstructionData(LightningDataModule):
+    """Train and validation loaders for Lightning; `batch_size` is per device.
+
+    The trainer needs no `use_distributed_sampler` setting: each process takes its own share.
+    """
+
+    def __init__(
+        self,
+        train: InstructionDataset,
+        batch_size: int,
+        validation: InstructionDataset | None = None,
+        num_workers: int = 0,
+        seed: int = 42,
+    ):
+        super().__init__()
+        if train.tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no pad token: set one, as LLaVA does with <unk>.")
+        self.train, self.validation, self.batch_size = train, validation, batch_size
+        self.num_workers, self.seed = num_workers, seed
+
+    def _share(self) -> tuple[int, int]:
+        """(processes that read different data, this process's number among them)"""
+        share = self.trainer and self.trainer.distributed_sampler_kwargs
+        return (share["num_replicas"], share["rank"]) if share else (1, 0)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "collate_fn": Collator(self.train.tokenizer.pad_token_id),
+            "pin_memory": torch.cuda.is_available(),
+            # a loader draws its workers' seeds: here, so that the global state stays as it is
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def train_dataloader(self) -> ResumableLoader:
+        accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
+        sampler = GroupedSampler(
+            self.train.lengths,
+            self.batch_size,
+            *self._share(),
+            accumulation=accumulation,
+            seed=self.seed,
+        )
+        return ResumableLoader(self.train, sampler=sampler, **self._options())
+
+    def val_dataloader(self) -> DataLoader | list:
+        if self.validation is None:
+            return []
+        sampler = DistributedSampler(self.validation, *self._share(), shuffle=False)
+        return DataLoader(self.validation, sampler=sampler, **self._options())
