@@ -231,8 +231,7 @@ class MiniLlava(nn.Module):
     def prepare(
         self, conversations: list[list[dict]], images: list[list[Picture]], template: str = "v1"
     ) -> dict[str, Tensor]:
-        """Conversations and their pictures -> the tensors that `generate` takes, padded on the
-        left.
+        """Conversations and their pictures -> what `generate` takes, padded on the left.
 
         `images[b]` lists the pictures of `conversations[b]`, in the order of their `<image>`; it
         may be empty. Pictures are padded to a square, as in stage 2.

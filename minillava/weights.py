@@ -1,0 +1,129 @@
+"""Weight files: find them, read them, and say plainly what is wrong with them.
+
+Weights are safetensors. Where a file is a pickle (the original's mm_projector.bin), torch reads it
+with `weights_only=True`, which runs nothing that the file says.
+"""
+
+import json
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from minillava.config import PRESETS
+
+WEIGHTS = "model.safetensors"
+WEIGHT_INDEX = "model.safetensors.index.json"
+
+RENAMES = (
+    ("model.vision_tower.", "vision_tower."),  # the names transformers 5 uses in memory
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+    ("vision_tower.vision_model.", "vision_tower."),  # llava-hf's folders on the hub
+)
+"""(prefix in a file, ours), applied in this order."""
+
+COMPUTED = (".embeddings.position_ids", ".rotary_emb.inv_freq")
+"""Ends of keys that older files carry although nothing in them is learned."""
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The local folder of a preset's finished model, a path, or a hub id (fetched if need be)."""
+    name = PRESETS[name_or_path].finished if name_or_path in PRESETS else str(name_or_path)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: give the folder that holds the checkpoint.")
+    # "runs/mine" could be a hub id as well, but not if there is a folder "runs" here.
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not folder.parent.is_dir():
+        return download(name)
+    raise FileNotFoundError(
+        f"There is no folder {folder}. Known names: {', '.join(PRESETS)}; a hub id looks like "
+        "'llava-hf/llava-1.5-7b-hf'."
+    )
+
+
+def download(hub_id: str) -> Path:
+    """Fetch a model from the Hugging Face hub, or find it among those fetched before."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.jinja", "*.safetensors", "*.bin", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"There is no folder {hub_id} here, and as a hub id it could not be fetched "
+            f"({type(error).__name__}). Check the spelling; the first time needs a network."
+        ) from error
+
+
+def read_json(folder: Path, name: str) -> dict:
+    """A JSON file of a checkpoint folder."""
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {name}: is it a checkpoint, and copied completely?"
+        )
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / name} is damaged ({error}): copy it again.") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, from one file or from the shards its index lists."""
+    if (folder / WEIGHTS).is_file():
+        return read_tensors(folder / WEIGHTS)
+    if not (folder / WEIGHT_INDEX).is_file():
+        raise FileNotFoundError(
+            f"{folder} has a config.json but no {WEIGHTS}: the copy is not complete."
+        )
+    shards = sorted(set(read_json(folder, WEIGHT_INDEX)["weight_map"].values()))
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder} is not complete: copy {', '.join(absent)} as well.")
+    return {key: t for shard in shards for key, t in read_tensors(folder / shard).items()}
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .bin that holds nothing but tensors."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{file} ({file.stat().st_size:,} bytes) is cut off or not a file of weights alone: "
+            f"copy it again. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def ours(key: str) -> str:
+    """The name a tensor has in MiniLlava's state_dict, from any of the names it has in files."""
+    for prefix, replacement in RENAMES:
+        if key.startswith(prefix):
+            key = replacement + key.removeprefix(prefix)
+    return key
+
+
+def check_keys(weights: dict[str, Tensor], module: nn.Module, source: Path) -> None:
+    """Raise ValueError with every key of `weights` that does not fit `module`, and what would."""
+    found = {key: list(tensor.shape) for key, tensor in weights.items()}
+    wanted = {key: list(tensor.shape) for key, tensor in module.state_dict().items()}
+    lines = [f"missing     {k} {wanted[k]}" for k in wanted.keys() - found.keys()]
+    lines += [f"unexpected  {k} {found[k]}" for k in found.keys() - wanted.keys()]
+    lines += [
+        f"wrong shape {k}: the file has {found[k]}, the model {wanted[k]}"
+        for k in wanted.keys() & found.keys()
+        if wanted[k] != found[k]
+    ]
+    if lines:
+        raise ValueError(
+            f"The weights in {source} are not those of this model (nothing was loaded):\n  "
+            + "\n  ".join(sorted(lines))
+        )
