@@ -1,0 +1,151 @@
+import io
+import json
+
+import datasets
+import pytest
+from PIL import Image
+
+from minillava.data import InstructionDataset, audit, load_records
+
+SIZE, PATCHES = 8, 4
+
+
+def png(color="red", size=(6, 4)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def record(id, image=None, answer="Red.", question="What color?"):
+    prefix = "<image>\n" if image is not None else ""
+    turns = [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
+    return {"id": id, **({} if image is None else {"image": image}), "conversations": turns}
+
+
+def dataset(records, tokenizer, **changes):
+    options = dict(template="v1", aspect="pad", image_size=SIZE, num_image_tokens=PATCHES)
+    return InstructionDataset(records, tokenizer, **(options | changes))
+
+
+# Records
+
+
+def test_json_list_with_mixed_ids_and_records_without_picture(tmp_path):
+    records = [record(1, "a.png"), record("two"), record("003", ["a.png"])]
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    assert load_records(tmp_path / "list.json") == records
+    assert load_records(tmp_path / "lines.jsonl") == records
+    assert load_records(records) is records
+
+
+def test_parquet_keeps_embedded_bytes(tmp_path, tokenizer):
+    table = datasets.Dataset.from_list(
+        [record("a", {"bytes": png(), "path": None}), record("b", {"bytes": None, "path": None})]
+    )
+    for name, written in {
+        "plain": table,
+        "typed": table.cast_column("image", datasets.Image()),
+    }.items():
+        written.to_parquet(tmp_path / f"{name}.parquet")
+        records = load_records(tmp_path / f"{name}.parquet")
+        assert records[0]["image"]["bytes"] == png()
+    records[1]["conversations"][0]["value"] = "What color?"
+    assert dataset(records, tokenizer)[0]["pixel_values"].shape == (1, 3, SIZE, SIZE)
+
+
+def test_a_dataset_of_pictures_is_taken_as_is(tokenizer):
+    table = datasets.Dataset.from_list([record("a", {"bytes": png(), "path": None})])
+    table = table.cast_column("image", datasets.Image())
+    assert dataset(table, tokenizer)[0]["pixel_values"].shape == (1, 3, SIZE, SIZE)
+    assert audit(table).with_image == 1 and not audit(table).problems
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1, 2]", "Entry 0 of .*bad.json is not a record"),
+        ('{"id": 3}', "Entry 0 of .*bad.json is not a record"),
+        ('[{"id": 3},', "bad.json is neither a JSON list"),
+    ],
+)
+def test_a_file_of_something_else_is_named(tmp_path, text, message):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_records(tmp_path / "bad.json")
+
+
+def test_no_file():
+    with pytest.raises(FileNotFoundError, match="nowhere.json"):
+        load_records("nowhere.json")
+
+
+# Audit
+
+
+def test_audit_finds_each_defect_once_and_names_it(tmp_path, tokenizer):
+    (tmp_path / "good.png").write_bytes(png())
+    (tmp_path / "torn.png").write_bytes(png(size=(64, 64))[:-30])
+    (tmp_path / "words.png").write_text("not a picture")
+    blank = {"id": 9, "conversations": []}
+    records = [
+        record(0, "good.png"),
+        record("one", "gone.png"),
+        record(2, "torn.png"),
+        record(3, "words.png"),
+        record(4) | {"image": "good.png"},  # a picture, but no placeholder
+        record(5, question="<image>\nWhat color?"),  # a placeholder, but no picture
+        record(6, "good.png", answer=" "),
+        blank,
+        record(8, "good.png", question="Why? " * 200),
+        record(10, answer="Because. " * 200),
+        record(11, ["good.png", "good.png"]),
+    ]
+    report = audit(records, tmp_path, tokenizer, num_image_tokens=PATCHES, max_length=600)
+    kinds = {kind: [found.id for found in all_] for kind, all_ in report.by_kind().items()}
+    assert kinds == {
+        "missing picture": ["one"],
+        "broken picture": [2, 3],
+        "pictures and placeholders differ": [4, 5, 11],
+        "no answer": [6],
+        "malformed conversation": [9],
+        "answer cut away": [8],
+        "cut": [10],
+    }
+    assert (report.records, report.with_image, report.with_several, report.text_only) == (
+        11,
+        8,
+        1,
+        3,
+    )
+    for words in ("'one'", "gone.png", "record 8 (id 8)", "length in tokens", "limit is 600"):
+        assert words in str(report)
+    with pytest.raises(ValueError, match="gone.png"):
+        report.raise_for_problems()
+    kept = report.without_problems(records)
+    assert [r["id"] for r in kept] == [0, 10]
+    again = audit(kept, tmp_path, tokenizer, num_image_tokens=PATCHES, max_length=600)
+    again.raise_for_problems()
+    assert len(dataset(kept, tokenizer, image_root=tmp_path, max_length=600, eager=True)) == 2
+
+
+def test_audit_without_tokenizer_counts_words():
+    report = audit([record("a", answer="one two three"), record("b", answer="one")])
+    assert report.unit == "words" and report.lengths == [5, 3]
+    assert sum(count for _, _, count in report.histogram()) == 2
+    assert "every record can be trained on" in str(report)
+
+
+def test_audit_of_nothing():
+    assert "0 records" in str(audit([]))
+
+
+def test_a_cut_picture_rules_a_record_out(tmp_path, tokenizer):
+    (tmp_path / "a.png").write_bytes(png())
+    turns = record(0, answer="No.")["conversations"] + record(0, "a.png")["conversations"]
+    late = {"id": "late", "image": "a.png", "conversations": turns}
+    limit = len(dataset([late], tokenizer, image_root=tmp_path)[0]["input_ids"]) - 30
+    report = audit([late], tmp_path, tokenizer, num_image_tokens=PATCHES, max_length=limit)
+    assert list(report.by_kind()) == ["picture cut"]
+    with pytest.raises(ValueError, match="record 0 .*'late'.*picture is cut"):
+        dataset([late], tokenizer, image_root=tmp_path, max_length=limit)[0]
