@@ -10,6 +10,8 @@ at any that does not fit. `from_bases` joins a CLIP and a LLaMA by a fresh proje
 import copy
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.utils import logging
 
 from minillava.conversation import END, IMAGE_TOKEN, SYSTEM
 from minillava.model import MiniLlava, projector_type
@@ -101,6 +104,7 @@ def load(name_or_path: str | Path = "tiny", dtype: torch.dtype | None = None) ->
         no_init_weights()
     ):  # every weight comes from the file; drawing 7B random numbers takes minutes
         model = MiniLlava(config)
+    model.language_model.tie_weights()  # a part of initialization, where the config asks for it
     weights = {ours(key): tensor for key, tensor in read_weights(folder).items()}
     weights = {key: tensor for key, tensor in weights.items() if not key.endswith(COMPUTED)}
     if config.text_config.tie_word_embeddings and EMBEDDINGS in weights:
@@ -302,11 +306,24 @@ def pretrained(kind: type[nn.Module], folder: Path, dtype: torch.dtype) -> nn.Mo
     wanted = ("clip", "clip_vision_model") if kind is not LlamaForCausalLM else ("llama",)
     if found not in wanted:
         raise ValueError(f"{folder} holds a {found!r} model; expected {' or '.join(wanted)}.")
-    model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    with without_progress_bar():
+        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
     if wrong:
         raise ValueError(f"{folder} does not fit its config.json: {wrong}")
     return model
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Keep transformers' progress bar out of notebooks, whose output has to repeat."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def attach(model: MiniLlava, tokenizer: PreTrainedTokenizerBase) -> MiniLlava:
@@ -334,6 +351,8 @@ def write_folder(model: MiniLlava, folder: Path, weights: dict[str, Tensor]) -> 
     config = copy.deepcopy(model.config)
     config.architectures = ["LlavaForConditionalGeneration"]
     config.dtype = weights[EMBEDDINGS].dtype
+    for part in (config, config.vision_config, config.text_config):
+        part.name_or_path = ""  # else the path of the base on this machine
     config.save_pretrained(folder)
     model.language_model.generation_config.save_pretrained(folder)
     tokenizer = copy.deepcopy(model.tokenizer)

@@ -1,0 +1,177 @@
+"""Against transformers' own LLaVA: an exported folder opens without a word and behaves the same.
+
+No file of anybody else is needed: both sides run the same random weights.
+"""
+
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from minillava import checkpoints
+from minillava.conversation import encode
+from minillava.images import preprocess
+
+QUESTION = "What color is the ball?"
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def pair(request, make_model, tmp_path):
+    """(ours, theirs, their processor), theirs opened from our export."""
+    ours = make_model(tied=request.param)
+    checkpoints.export(ours, tmp_path / "export")
+    theirs, report = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "export", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    return ours, theirs.eval(), LlavaProcessor.from_pretrained(tmp_path / "export")
+
+
+@pytest.fixture
+def batch(tokenizer):
+    """A picture with two rounds, text alone, and a picture with one round; padded right."""
+
+    def turns(*values):
+        return [{"from": ("human", "gpt")[i % 2], "value": v} for i, v in enumerate(values)]
+
+    samples = [
+        (turns(f"<image>\n{QUESTION}", "red", "How many boxes are there?", "Two boxes."), True),
+        (turns("How many?", "Two."), False),
+        (turns("<image>\nHow many boxes?", "The ball is red."), True),
+    ]
+    rows = [encode(t, tokenizer, has_image=image, num_image_tokens=16) for t, image in samples]
+    length = max(len(row.input_ids) for row in rows)
+
+    def pad(values, filler):
+        return values + [filler] * (length - len(values))
+
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.tensor([pad(r.input_ids, tokenizer.pad_token_id) for r in rows]),
+        "labels": torch.tensor([pad(r.labels, -100) for r in rows]),
+        "attention_mask": torch.tensor([pad([1] * len(r.input_ids), 0) for r in rows]),
+        "pixel_values": torch.randn(2, 3, 16, 16),
+    }
+
+
+def test_logits_and_loss(pair, batch):
+    ours, theirs, _ = pair
+    a, b = ours(**batch), theirs(**batch)
+    torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(a.loss, b.loss, rtol=0, atol=1e-6)
+    lean = ours(**batch, all_logits=False)
+    torch.testing.assert_close(lean.loss, b.loss, rtol=0, atol=1e-6)
+
+
+def test_gradients(pair, batch):
+    ours, theirs, _ = pair
+    ours(**batch, all_logits=False).loss.backward()
+    theirs(**batch).loss.backward()
+    for layer in ("linear_1", "linear_2"):
+        a = getattr(ours.multi_modal_projector, layer).weight.grad
+        b = getattr(theirs.model.multi_modal_projector, layer).weight.grad
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    a = ours.language_model.get_input_embeddings().weight.grad
+    b = theirs.get_input_embeddings().weight.grad
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_image_features(pair, batch):
+    ours, theirs, _ = pair
+    found = ours.project(ours.encode_images(batch["pixel_values"]))
+    expected = torch.stack(list(theirs.get_image_features(batch["pixel_values"]).pooler_output))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", ["list", "string", "string with <image> at its end"])
+def test_processor_gives_our_prompt_ids_and_pixels(pair, picture, tokenizer, content):
+    _, _, processor = pair
+    content = {
+        "list": [{"type": "image"}, {"type": "text", "text": QUESTION}],
+        "string": f"<image>\n{QUESTION}",
+        "string with <image> at its end": f"{QUESTION}\n<image>",
+    }[content]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    # lmms-eval renders with the tokenizer, which has to know the same template.
+    assert text == processor.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False
+    )
+    turns = [{"from": "human", "value": f"<image>\n{QUESTION}"}, {"from": "gpt", "value": None}]
+    expected = encode(turns, tokenizer, num_image_tokens=16)
+    assert text.replace("<image> \n", "<image>\n") == expected.prompt
+    found = processor(images=picture, text=text, return_tensors="pt")
+    assert found["input_ids"][0].tolist() == expected.input_ids
+    assert torch.equal(found["pixel_values"][0], preprocess(picture, 16, "pad"))
+
+
+@pytest.mark.parametrize("template_content", ["string", "list"])
+def test_chat_template_over_several_turns(pair, tokenizer, template_content):
+    _, _, processor = pair
+    texts = [f"<image>\n{QUESTION}", "The ball is red.", "How many boxes are there?", "Two boxes."]
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    expected = encode(turns, tokenizer, num_image_tokens=16)
+
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)
+    ]
+    if template_content == "list":
+        for message in messages:
+            words = {"type": "text", "text": message["content"].removeprefix("<image>\n")}
+            images = [{"type": "image"}] * message["content"].count("<image>")
+            message["content"] = images + [words]
+    text = processor.apply_chat_template(messages)
+    assert text.replace("<image> \n", "<image>\n") == expected.prompt
+    ids = processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
+    assert ids == expected.input_ids
+
+
+def test_chat_template_takes_another_system_prompt_and_no_picture(pair):
+    _, _, processor = pair
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "text", "text": "How many?"}]},
+    ]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "Be brief. USER: How many? ASSISTANT:"
+
+
+def test_greedy_answer(pair, picture):
+    ours, theirs, processor = pair
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+    ]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=picture, text=text, return_tensors="pt")
+    ids = theirs.generate(**inputs, max_new_tokens=12)[:, inputs["input_ids"].shape[1] :]
+    expected = processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+    assert expected and ours.answer(picture, QUESTION, max_new_tokens=12) == expected
+
+
+def test_greedy_answers_in_a_batch(pair, picture):
+    """Prompts of unequal length: the exported tokenizer pads on the left, as generation needs."""
+    ours, theirs, processor = pair
+    questions = [QUESTION, "How many boxes are there?"]
+    prompts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": f"<image>\n{question}"}], add_generation_prompt=True
+        )
+        for question in questions
+    ]
+    pictures = [picture, picture.rotate(90, expand=True)]
+    inputs = processor(images=pictures, text=prompts, return_tensors="pt", padding=True)
+    ids = theirs.generate(**inputs, max_new_tokens=8)[:, inputs["input_ids"].shape[1] :]
+    expected = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    assert ours.answer_batch(pictures, questions, max_new_tokens=8) == expected
+
+
+def test_folders_saved_by_transformers_load(pair, picture, tmp_path):
+    """Its own save_pretrained, as a hub author would have written it."""
+    ours, theirs, processor = pair
+    theirs.save_pretrained(tmp_path / "theirs")
+    processor.save_pretrained(tmp_path / "theirs")
+    again = checkpoints.load(tmp_path / "theirs")
+    for key, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor), key
+    assert again.answer(picture, QUESTION, max_new_tokens=6) == ours.answer(
+        picture, QUESTION, max_new_tokens=6
+    )
