@@ -1,0 +1,69 @@
+"""Pixel values against the recorded outputs of the original and today's CLIP processor."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from minillava.images import CLIP_MEAN, CLIP_STD, open_image, preprocess
+
+GOLDEN = Path(__file__).parent / "golden"
+with gzip.open(GOLDEN / "images.jsonl.gz", "rt", encoding="utf-8") as lines:
+    ROWS = [json.loads(line) for line in lines]
+RESULTS = [
+    pytest.param(
+        GOLDEN / row["file"], *key.split("/"), result, id=f"{Path(row['file']).stem}-{key}"
+    )
+    for row in ROWS
+    for key, result in row["results"].items()
+]
+MEAN, STD = (np.float32(values).reshape(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+
+
+def normalize(codes: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> what CLIP's processor makes of it, float32 [3, H, W]."""
+    return ((codes.transpose(2, 0, 1) * (1 / 255)).astype(np.float32) - MEAN) / STD
+
+
+def by_transformers(path: Path, size: int, aspect: str) -> np.ndarray:
+    """The same picture by transformers' PIL-backed CLIP processor, padded beforehand."""
+    image = open_image(path)
+    if aspect == "pad":
+        edge = max(image.size)
+        square = Image.new("RGB", (edge, edge), (122, 116, 104))
+        square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+        image = square
+    crop_size = {"height": size, "width": size}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=crop_size)
+    return processor(image, return_tensors="np")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("path, aspect, size, result", RESULTS)
+def test_same_as_the_original(path, aspect, size, result):
+    size = int(size)
+    if path.name == "truncated.jpg":
+        assert result["raises"]["type"] == "OSError"
+        with pytest.raises(ValueError, match="truncated.jpg is truncated or damaged"):
+            preprocess(path, size, aspect)
+        return
+    pixel_values = preprocess(path, size, aspect).numpy()
+    np.testing.assert_array_equal(pixel_values, by_transformers(path, size, aspect))
+    if result["quirk"]:  # 1 or 3 rows: the original takes the rows for channels
+        return
+    if size == 96:
+        with np.load(GOLDEN / "images_96.npz") as arrays:
+            codes = arrays[result["npz_key"]]
+        if path.name == "checkerboard.png":  # Pillow 13 rounds one step differently from 10
+            np.testing.assert_allclose(pixel_values, normalize(codes), atol=0.02)
+            return
+        np.testing.assert_array_equal(pixel_values, normalize(codes))
+    else:
+        codes = np.rint((pixel_values * STD + MEAN) * 255).astype(np.uint8).transpose(1, 2, 0)
+        assert hashlib.sha256(codes.tobytes()).hexdigest() == result["sha256"]
+    for channel, row, column, value in result["probes"]:
+        assert pixel_values[channel, row, column] == pytest.approx(value, abs=1e-6)
