@@ -100,9 +100,7 @@ def load(name_or_path: str | Path = "tiny", dtype: torch.dtype | None = None) ->
     """
     folder = find(name_or_path)
     config = read_config(folder)
-    with (
-        no_init_weights()
-    ):  # every weight comes from the file; drawing 7B random numbers takes minutes
+    with no_init_weights():  # the file has them all, and drawing 7B random numbers takes minutes
         model = MiniLlava(config)
     model.language_model.tie_weights()  # a part of initialization, where the config asks for it
     weights = {ours(key): tensor for key, tensor in read_weights(folder).items()}

@@ -97,19 +97,14 @@ class MiniLlava(nn.Module):
         """Predict the next token at every position; with labels, measure how well.
 
         input_ids [B, T]: token ids; each picture has N consecutive `<image>` ids.
-        pixel_values [I, 3, S, S]: the pictures in reading order. I is 0, or None is given, if
-        there are none.
+        pixel_values [I, 3, S, S]: the pictures in reading order; None or I = 0 if there are none.
         attention_mask [B, T]: 1 for tokens, 0 for padding, on either side.
-        labels [B, T]: the id at each supervised position, IGNORE_INDEX elsewhere. Unshifted:
-        position t
-            is predicted from position t-1.
+        labels [B, T]: the id at each supervised position, IGNORE_INDEX elsewhere. Not shifted:
+            position t is predicted from position t-1.
         image_features [I, N, D_v]: what `encode_images` returned for these pictures, in place of
-            `pixel_values`. The tower is frozen, so features kept from an earlier epoch are the
-            same.
+            `pixel_values`. The tower is frozen: features kept from an earlier epoch are the same.
         all_logits: False, with labels, returns no logits and runs the language model's head only
-        where
-            there is a label. Same loss, less work: in training most positions are picture or
-            question.
+            where there is a label. Same loss, less work: most positions are picture or question.
 
         Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
         """
@@ -263,8 +258,7 @@ class MiniLlava(nn.Module):
     def answer_batch(
         self, images: list[Picture | None], questions: list[str], **generation
     ) -> list[str]:
-        """Answer `questions[b]` about `images[b]` (None: a question without a picture), all in one
-        batch.
+        """Answer `questions[b]` about `images[b]` in one batch; None is a question without picture.
 
         The answers are those that `answer` gives one by one. Raises ValueError for lists of unequal
         length and for an empty question.

@@ -1,16 +1,21 @@
 """Against transformers' own LLaVA: an exported folder opens without a word and behaves the same.
 
-No file of anybody else is needed: both sides run the same random weights.
+Both sides run the same random weights.
 """
+
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from minillava import checkpoints
 from minillava.conversation import encode
 from minillava.images import preprocess
 
+GOLDEN = Path(__file__).parent / "golden"
 QUESTION = "What color is the ball?"
 
 
@@ -123,6 +128,29 @@ def test_chat_template_over_several_turns(pair, tokenizer, template_content):
     assert text.replace("<image> \n", "<image>\n") == expected.prompt
     ids = processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
     assert ids == expected.input_ids
+
+
+@pytest.mark.parametrize("folder", ["vicuna_like", "vicuna_like_legacy", "single_user"])
+def test_processor_gives_our_ids_with_any_kind_of_llama_tokenizer(folder, picture):
+    """Whether a text piece after a special token gets a `▁` of its own differs between these."""
+    tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "tokenizer" / folder)
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)])
+    processor = LlavaProcessor(
+        LlavaImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=checkpoints.CHAT_TEMPLATE,
+    )
+    texts = [f"<image>\n{QUESTION}", "Red.", "Sure?"]
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)
+    ]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    found = processor(images=picture, text=text)["input_ids"][0]
+    assert found == encode(turns, tokenizer, num_image_tokens=16).input_ids
 
 
 def test_chat_template_takes_another_system_prompt_and_no_picture(pair):
