@@ -1,1 +1,5 @@
-"""What a model is worth: metrics, the judge, and the tables they fill."""
+"""Held-out accuracy by question type, beside the baselines that say what it is worth."""
+
+from minillava.evaluation.toybox import Report, evaluate
+
+__all__ = ["Report", "evaluate"]

@@ -9,7 +9,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from minillava.toybox.scene import COLORS, MAX_COUNT, MAX_OBJECTS, SIZES, Object, Scene, trained_kinds
+from minillava.toybox.scene import (
+    COLORS,
+    MAX_COUNT,
+    MAX_OBJECTS,
+    SIZES,
+    Object,
+    Scene,
+    trained_kinds,
+)
 from minillava.toybox.shapes import SHAPES
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -20,12 +28,17 @@ PLURAL = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHA
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its one right answer, and the objects one has to look at to know it."""
+    """A question, its one right answer, and the objects one has to look at to know it.
+
+    `references` are the words of the text that stand for each of `objects` ("red star"), where it names
+    them one by one: the rows in which attention can be expected to point.
+    """
 
     type: str
     text: str
     answer: str
     objects: tuple[Object, ...]
+    references: tuple[str, ...] = ()
 
 
 def article(words: str) -> str:
@@ -132,7 +145,7 @@ def _attribute(name: str) -> Callable:
         if reference is None:
             return None
         text = rng.choice(templates).format(x=reference)
-        return Question(name, text, getattr(thing, name), (thing,))
+        return Question(name, text, getattr(thing, name), (thing,), (reference,))
 
     return ask
 
@@ -197,7 +210,7 @@ def _relation(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Q
     if x is None or y is None:
         return None
     text = rng.choice(templates).format(x=x, y=y, relation=relation)
-    return Question("relation", text, "yes" if wanted else "no", (one, other))
+    return Question("relation", text, "yes" if wanted else "no", (one, other), (x, y))
 
 
 def _share_of_total(total: int) -> float:

@@ -8,7 +8,6 @@ import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -18,7 +17,6 @@ from minillava.toybox.language import Question
 from minillava.toybox.scene import (
     COLORS,
     MAX_OBJECTS,
-    SIZE,
     WITHHELD,
     Plan,
     Scene,
@@ -92,14 +90,14 @@ def _png(picture: Image.Image) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def _turns(pairs: list[tuple[str, str]], image: bool) -> list[dict]:
+def turns(pairs: list[tuple[str, str]], image: bool) -> list[dict]:
     """LLaVA's `conversations`: human and gpt in turn, `<image>` in front of the first question."""
-    turns = []
+    conversation = []
     for human, gpt in pairs:
-        turns += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+        conversation += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
     if image:
-        turns[0]["value"] = "<image>\n" + turns[0]["value"]
-    return turns
+        conversation[0]["value"] = "<image>\n" + conversation[0]["value"]
+    return conversation
 
 
 def short_answers(asked: list[Question]) -> list[tuple[str, str]]:
@@ -107,3 +105,62 @@ def short_answers(asked: list[Question]) -> list[tuple[str, str]]:
     pairs = [(question.text, question.answer) for question in asked]
     first, answer = pairs[0]
     return [(f"{first}\n{language.SHORT_ANSWER}", answer), *pairs[1:]]
+
+
+def caption_record(split: str, index: int, seed: int = 0) -> dict:
+    """A stage-1 record: a picture and its dense caption (LLaVA-Pretrain's counterpart)."""
+    made = scene(split, index, seed)
+    pair = DESCRIBE, language.caption(made)
+    return _record(f"caption/{split}/{seed}/{index}", turns([pair], image=True), made)
+
+
+TEXT_SHARE, DETAIL_SHARE = 0.06, 0.10
+"""The stage-2 mix: text-only conversations have ShareGPT's share of LLaVA-1.5's 665K (40,688 records,
+6 %), detailed descriptions about LLaVA-Instruct's (23K of 158K); all others are short answers."""
+
+
+def instruction_record(split: str, index: int, seed: int = 0) -> dict:
+    """A stage-2 record: short answers (84 %), a detailed description (10 %), or text only (6 %)."""
+    rng = random.Random(f"toybox/{seed}/{split}/{index}/kind")
+    made, kind = scene(split, index, seed), rng.random()
+    name = f"instruct/{split}/{seed}/{index}"
+    if kind < DETAIL_SHARE:
+        return _record(name, turns([(DESCRIBE, language.caption(made))], image=True), made)
+    pairs = short_answers(questions(split, index, seed))
+    if kind < DETAIL_SHARE + TEXT_SHARE:
+        first, answer = pairs[0]
+        pairs[0] = (f"{language.telling(made, rng)}\n{first}", answer)
+        return _record(name, turns(pairs, image=False), None)
+    return _record(name, turns(pairs, image=True), made)
+
+
+def _record(name: str, conversations: list[dict], made: Scene | None) -> dict:
+    return {
+        "id": f"toybox/{name}",
+        "image": _png(draw(made)) if made else None,
+        "conversations": conversations,
+    }
+
+
+def evaluation_records(split: str, pictures: int, seed: int = 0) -> Iterator[dict]:
+    """One record per question about `pictures` pictures, each asked on its own, in LLaVA's format.
+
+    Beside LLaVA's fields stand `type`, `question`, `answer`, the `boxes` (pixels) that the answer rests
+    on with the words that refer to them, and what LLaVA gave GPT-4: `captions` and `instances`.
+    """
+    for index in range(pictures):
+        made = scene(split, index, seed)
+        image = _png(draw(made))
+        for number, asked in enumerate(questions(split, index, seed)):
+            yield {
+                "id": f"toybox/{split}/{seed}/{index}/{number}",
+                "image": image,
+                "conversations": turns(short_answers([asked]), image=True),
+                "type": asked.type,
+                "question": f"{asked.text}\n{language.SHORT_ANSWER}",
+                "answer": asked.answer,
+                "boxes": [list(thing.box) for thing in asked.objects],
+                "references": list(asked.references),
+                "captions": language.captions(made),
+                "instances": made.instances(),
+            }

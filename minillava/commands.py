@@ -1,0 +1,291 @@
+"""What each command of `minillava …` does: find the pieces, call the function, print what came of it.
+
+Everything heavy is imported inside the functions, so that `minillava --help` answers at once.
+"""
+
+import json
+import os
+import textwrap
+from argparse import Namespace as Arguments
+from pathlib import Path
+
+from minillava.config import DATA, PRESETS, Preset, StageConfig
+
+
+def _need(*names: str | Path) -> None:
+    """Raise FileNotFoundError, with the command that makes it, for a shipped folder that is not there."""
+    from minillava.doctor import SHIPPED
+
+    for name in names:
+        folder = Path(PRESETS[name].finished if name in PRESETS else name)
+        if folder.parent == DATA and folder.name in SHIPPED and not folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no {folder}. Restore it from the repository, or make it: {SHIPPED[folder.name]}"
+            )
+
+
+def _threads(args: Arguments) -> None:
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+
+
+def _load(args: Arguments):
+    _need(args.model)
+    from minillava import checkpoints
+
+    return checkpoints.load(args.model)
+
+
+def _write_json(file: Path | None, content: dict) -> None:
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def reproduce(args: Arguments) -> None:
+    _need(PRESETS["tiny"].vision_tower, PRESETS["tiny"].language_model)
+    _threads(args)
+    from minillava.reproduce import reproduce as run
+
+    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run)
+
+
+def pretrain(args: Arguments) -> None:
+    _threads(args)
+    from minillava.pretrain.clip import pretrain_clip
+    from minillava.pretrain.corpus import vocabulary_corpus
+    from minillava.pretrain.language import pretrain_language
+    from minillava.pretrain.tokenizer import train_tokenizer
+
+    make, name = {
+        "clip": (pretrain_clip, "tiny-clip"),
+        "lm": (pretrain_language, "tiny-vicuna"),
+    }[args.base]
+    folder = args.folder or Path("runs/bases", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    history = make(folder, train_tokenizer(vocabulary_corpus()), seed=args.seed)
+    _write_json(folder / "training.json", history)
+    print(f"{name} is in {folder}; how it was trained in {folder / 'training.json'}.")
+
+
+def train(args: Arguments) -> None:
+    _threads(args)
+    from minillava.training import train_stage
+
+    preset = PRESETS[args.preset]
+    stage = preset.stages[args.stage]
+    model = _starting_model(preset, stage, args)
+    records = _audited(_records(preset, stage, args), model, stage, args)
+    result = train_stage(
+        model,
+        stage,
+        records,
+        args.run_dir,
+        image_root=args.image_root,
+        device_batch=args.device_batch,
+        max_steps=args.max_steps,
+        seed=args.seed,
+        trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
+    )
+    _, losses = result.curve["train"]
+    fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+    _say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
+    _say(f"In {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}")
+
+
+def _say(text: str) -> None:
+    """Print once, however many processes run this."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text)
+
+
+def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
+    """`--from`: a whole model, or a projector for the preset's bases; stage 2 begins with stage 1's."""
+    from minillava import checkpoints
+
+    start = Path(args.start) if args.start else None
+    if start is None and "language_model" in stage.trains:
+        start = args.run_dir / "stage1"
+        if not (start / "projector.safetensors").is_file():
+            raise FileNotFoundError(
+                f"{stage.name} goes on where stage 1 ended, but {start} has no "
+                f"projector.safetensors. First: minillava train stage1 --run-dir {args.run_dir} "
+                "(or say --from FOLDER)."
+            )
+    projector = start / "projector.safetensors" if start and start.is_dir() else start
+    if start and not projector.is_file():
+        _need(start)
+        return checkpoints.load(args.start)
+    _need(preset.vision_tower, preset.language_model)
+    import torch
+
+    model = checkpoints.from_bases(
+        preset.vision_tower,
+        preset.language_model,
+        projector_type=preset.projector,
+        seed=args.seed,
+        select_layer=preset.select_layer,
+        dtype=torch.bfloat16 if stage.precision == "bf16-true" else torch.float32,
+    )
+    if projector:
+        checkpoints.load_projector(model, projector)
+    return model
+
+
+def _records(preset: Preset, stage: StageConfig, args: Arguments):
+    """The records of `--data`, or Toybox's where the preset's bases were made from Toybox."""
+    if args.data:
+        from minillava.records import load_records
+
+        return load_records(args.data)
+    if Path(preset.language_model).parent != DATA:
+        raise ValueError(
+            f"The preset {preset.name} has no data of its own: give --data FILE (LLaVA's JSON) and "
+            "--image-root FOLDER."
+        )
+    from minillava.toybox import store
+
+    make = store.captions if stage.template == "plain" else store.instructions
+    return make("train", stage.samples, args.seed)
+
+
+def _audited(records, model, stage: StageConfig, args: Arguments):
+    if args.no_audit:
+        return records
+    from minillava.data import audit
+
+    report = audit(
+        records,
+        args.image_root,
+        model.tokenizer,
+        stage.template,
+        model.num_image_tokens,
+        stage.max_length,
+        progress=True,
+    )
+    _say(str(report))
+    if not report.problems or args.skip_broken:
+        return report.without_problems(records)
+    broken = len({problem.index for problem in report.problems})
+    raise ValueError(
+        f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "
+        "them, or leave them out with --skip-broken."
+    )
+
+
+def evaluate(args: Arguments) -> None:
+    model = _load(args)
+    _threads(args)
+    from minillava.evaluation import evaluate as run
+    from minillava.evaluation.toybox import BASELINES
+
+    baselines = BASELINES if args.baselines is None else args.baselines
+    report = run(model, args.split, types=args.types, baselines=baselines, limit=args.limit)
+    print(report.to_markdown())
+    _write_json(args.json, report.to_dict())
+
+
+def ask(args: Arguments) -> None:
+    print(_load(args).answer(args.image, args.question, max_new_tokens=args.max_new_tokens))
+
+
+def attend(args: Arguments) -> None:
+    model = _load(args)
+    import numpy as np
+
+    from minillava.attention import answer_maps
+    from minillava.images import open_image
+    from minillava.plots import attention_overlay
+
+    layers = None if args.layer is None else [args.layer]
+    heads = None if args.head is None else [args.head]
+    maps = answer_maps(model, args.image, args.question, layers, heads, max_new_tokens=args.max_new_tokens)
+    if args.word is None:
+        tokens, rows, word = maps.answered, list(range(len(maps.answered.tokens))), maps.answer
+        if not rows:
+            raise ValueError("The answer is empty. Choose a word of the question with --word.")
+    else:
+        # A word of the question points at what it names better than the answer's words do.
+        tokens = maps.prompt if args.word in maps.prompt.text else maps.answered
+        rows, word = tokens.find(args.word), args.word
+    heat = tokens.maps[rows].mean(axis=(0, 1, 2))  # [grid, grid]
+    row, col = (int(i) for i in np.unravel_index(heat.argmax(), heat.shape))
+    box = [round(float(edge), 1) for edge in maps.geometry.box(row, col)]
+    mass = float(heat.sum())
+    where = f"{word!r}, layers {maps.layers}, heads {maps.heads}"
+    print(f"{maps.answer}\n{where}: {mass:.1%} of the attention is on the picture,")
+    print(f"{heat.max():.1%} on its strongest patch, row {row}, column {col}, pixels {box}.")
+    figure = attention_overlay(open_image(args.image), maps.geometry.heatmap(heat), title=word, mass=mass)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_bytes(figure.png())
+    print(f"The map is in {args.out}.")
+    found = {"question": args.question, "answer": maps.answer, "word": word}
+    found |= {"layers": maps.layers, "heads": maps.heads, "image_mass": mass}
+    found |= {"strongest": {"row": row, "column": col, "box": box, "share": float(heat.max())}}
+    _write_json(args.json, found | {"heat": heat.tolist()})
+
+
+def inspect(args: Arguments) -> None:
+    _need(args.model)
+    from minillava import checkpoints, conversation, weights
+    from minillava.images import open_image
+    from minillava.records import audit, load_records, named, picture_source, pictures
+
+    folder = weights.find(args.model)
+    config = checkpoints.read_config(folder)
+    tokenizer = checkpoints.read_tokenizer(folder, config.image_token_id)
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    records = load_records(args.data)
+    if args.index is None:
+        print(audit(records, args.image_root, tokenizer, args.template, patches, progress=True))
+        return
+    if not 0 <= args.index < len(records):
+        raise ValueError(f"{args.data} has records 0 to {len(records) - 1}, not {args.index}.")
+    record = records[args.index]
+    print(named(record, args.index))
+    shown = pictures(record)
+    for number, picture in enumerate(shown):
+        image = open_image(picture_source(picture, args.image_root), f"Picture {number}")
+        print(f"picture {number}: {image.width} x {image.height} pixels, {patches} positions")
+    encoded = conversation.encode(record["conversations"], tokenizer, args.template, bool(shown), patches)
+    print(conversation.show(encoded, tokenizer))
+    print(f"{len(encoded.input_ids)} positions, {encoded.n_supervised} supervised (bold green)")
+    for problem in encoded.problems:
+        print(f"problem: {problem}")
+
+
+def toybox(args: Arguments) -> None:
+    from minillava.plots import contact_sheet
+    from minillava.toybox import language, records
+    from minillava.toybox.draw import draw
+
+    if args.number < 1:
+        raise ValueError(f"Give a --number of at least 1, not {args.number}.")
+    scenes = [records.scene(args.split, index, args.seed) for index in range(args.number)]
+    for index in range(args.number):
+        record = records.instruction_record(args.split, index, args.seed)
+        print(record["id"], "" if record["image"] else "(text only)")
+        for turn in record["conversations"]:
+            print(textwrap.indent(f"{turn['from']:>5}: {turn['value']}", "  "))
+    figure = contact_sheet([draw(scene) for scene in scenes], [language.caption(s) for s in scenes])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_bytes(figure.png())
+    print(f"{args.number} pictures are in {args.out}.")
+
+
+def export(args: Arguments) -> None:
+    model = _load(args)
+    from minillava import checkpoints
+
+    folder = checkpoints.export(model, args.folder)
+    print(f"{folder}: transformers.LlavaForConditionalGeneration opens it.")
+
+
+def doctor(args: Arguments) -> int:
+    from minillava.doctor import examine
+
+    found = examine()
+    print("\n".join(found.lines))
+    return 1 if found.missing else 0

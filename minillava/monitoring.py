@@ -1,0 +1,111 @@
+"""What can be seen of a training as it runs: the bar, the loss curve, sample answers, and a stop at NaN."""
+
+import csv
+import time
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class Progress(TQDMProgressBar):
+    """A bar with the stage's name, the loss, samples a second, and the time left."""
+
+    def __init__(self, name: str, batch_size: int):
+        super().__init__(refresh_rate=5)
+        self.name, self.batch_size = name, batch_size
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self.started, self.first = time.perf_counter(), trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, *args) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(self.name)
+
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
+        done = (trainer.global_step - self.first) * self.batch_size
+        rate = done / (time.perf_counter() - self.started)
+        loss = trainer.callback_metrics.get("loss", torch.tensor(float("nan")))
+        return {"loss": f"{loss:.3f}", "samples/s": f"{rate:.1f}"}
+
+
+class FiniteLoss(Callback):
+    """Stops at the first loss that is not a number, and names the samples that were in the batch."""
+
+    def on_train_batch_end(self, trainer: Trainer, module, outputs, batch: dict, *args) -> None:
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            last = next((c.best_model_path for c in trainer.checkpoint_callbacks), "")
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {trainer.global_step}, with the samples "
+                f"{', '.join(batch['ids'])}. Look at them with `minillava inspect`, or lower the "
+                f"learning rate. The last good checkpoint is {last or 'none yet'}."
+            )
+
+
+class Curve(Callback):
+    """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
+
+    After an interruption the rows that the checkpoint had not seen yet are dropped and written again.
+    """
+
+    def __init__(self, folder: Path, probes: list[tuple]):
+        self.file, self.probes = folder / "curve.csv", probes
+        self.answers = folder / "generations.txt"
+        self.rows: list[tuple[int, str, float, float]] = []
+        self.generations: list[tuple[str, str]] = []
+        self.resumed_from = 0
+        self._losses: list[torch.Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.resumed_from = trainer.global_step
+        if self.resumed_from and self.file.is_file():
+            with self.file.open(newline="") as lines:
+                stored = [
+                    (int(r["step"]), r["split"], float(r["loss"]), float(r["learning_rate"]))
+                    for r in csv.DictReader(lines)
+                ]
+            self.rows = [row for row in stored if row[0] <= self.resumed_from]
+        with self.file.open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(("step", "split", "loss", "learning_rate"))
+            writer.writerows(self.rows)
+
+    def _add(self, step: int, split: str, loss: float, rate: float) -> None:
+        self.rows.append((step, split, loss, rate))
+        with self.file.open("a", newline="") as out:
+            csv.writer(out).writerow(self.rows[-1])
+
+    def on_train_batch_end(self, trainer: Trainer, module, outputs, *args) -> None:
+        self._losses.append(outputs["loss"].detach())
+        trainer.callback_metrics["loss"] = self._losses[-1]
+        if len(self._losses) == trainer.accumulate_grad_batches:
+            loss = torch.stack(self._losses).mean().item()
+            self._losses.clear()
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._add(trainer.global_step, "train", loss, rate)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking or "val" not in trainer.callback_metrics:
+            return
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._add(trainer.global_step, "val", trainer.callback_metrics["val"].item(), rate)
+        if self.probes:
+            images, questions = zip(*self.probes, strict=True)
+            replies = module.model.answer_batch(images, questions, max_new_tokens=96)
+            self.generations = list(zip(questions, replies, strict=True))
+            with self.answers.open("a") as out:
+                out.write(f"step {trainer.global_step}\n")
+                out.writelines(f"  {q!r} -> {a}\n" for q, a in self.generations)
+
+    def losses(self) -> dict[str, tuple[list[int], list[float]]]:
+        """`{"train": (steps, losses), "val": (steps, losses)}`, losses in nats a token."""
+        return {
+            split: (
+                [step for step, s, *_ in self.rows if s == split],
+                [loss for _, s, loss, _ in self.rows if s == split],
+            )
+            for split in ("train", "val")
+        }

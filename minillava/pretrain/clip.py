@@ -1,0 +1,165 @@
+"""How tiny-CLIP is made: transformers' CLIPModel, trained from nothing on Toybox pictures and claims.
+
+Every picture of a batch is compared with every claim of the batch; the label of a pair is whether the
+claim is true of the picture (a sigmoid loss as in SigLIP, arXiv 2303.15343, since one claim may be true of
+many pictures). Half of the pictures are hard negatives of their neighbor: the same scene with one shape
+changed. As CLIP-L/336 itself was made, training starts at a low resolution: crops of one object, a
+quarter of the area; then the position embeddings grow to the full grid, and scenes to five objects.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
+
+from minillava.images import preprocess
+from minillava.pretrain.loop import Schedule, fit
+from minillava.toybox import language, records
+from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
+from minillava.toybox.draw import draw
+from minillava.toybox.scene import MAX_OBJECTS, SIZE, Scene
+
+PATCH = 12
+LOW = SIZE // 2
+"""Edge in pixels of the low-resolution phase's crops."""
+
+BATCH = 64
+CLAIMS = 3
+"""True claims drawn for each picture; each brings a false twin where there is one."""
+
+
+def build_clip(vocab_size: int, bos: int, eos: int, pad: int) -> CLIPModel:
+    """A CLIP of 1.9 M parameters: pictures of SIZE pixels in patches of PATCH, layers of width 128."""
+    return CLIPModel(
+        CLIPConfig(
+            vision_config={
+                "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6,
+                "num_attention_heads": 4, "image_size": SIZE, "patch_size": PATCH,
+            },
+            text_config={
+                "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": vocab_size,
+                "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
+            },
+            projection_dim=128,
+        )
+    )  # fmt: skip
+
+
+def resize_grid(model: CLIPModel, edge: int) -> None:
+    """Let the tower take pictures of `edge` pixels: interpolate its patches' position embeddings."""
+    embeddings = model.vision_model.embeddings
+    old = embeddings.position_embedding.weight.data
+    side, grid = int((len(old) - 1) ** 0.5), edge // PATCH
+    patches = old[1:].T.reshape(1, -1, side, side)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
+    new = torch.cat([old[:1], patches.flatten(2)[0].T])
+    embeddings.position_embedding = nn.Embedding.from_pretrained(new, freeze=False)
+    embeddings.register_buffer("position_ids", torch.arange(len(new))[None], persistent=False)
+    embeddings.image_size = model.config.vision_config.image_size = edge
+    embeddings.num_patches, embeddings.num_positions = grid**2, len(new)
+
+
+def embed_pictures(model: CLIPModel, pixel_values: Tensor) -> Tensor:
+    """[B, 3, S, S] -> unit vectors [B, 128]."""
+    pooled = model.vision_model(pixel_values=pixel_values).pooler_output
+    return F.normalize(model.visual_projection(pooled), dim=-1)
+
+
+def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:
+    """Texts -> unit vectors [C, 128], taken at `</s>` as CLIP takes them."""
+    limit = model.config.text_config.max_position_embeddings - 1
+    rows = [
+        torch.tensor([*ids[:limit], tokenizer.eos_token_id]) for ids in tokenizer(texts).input_ids
+    ]
+    pad = nn.utils.rnn.pad_sequence
+    input_ids = pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    mask = pad([torch.ones_like(row) for row in rows], batch_first=True)
+    pooled = model.text_model(input_ids=input_ids, attention_mask=mask).pooler_output
+    return F.normalize(model.text_projection(pooled), dim=-1)
+
+
+def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
+    """A batch of training scenes, each followed by its hard negative."""
+    for i in range(index, index + BATCH // 2):
+        made = records.scene("train", i, seed=101, most=most)
+        yield made
+        yield reshape(made, rng)
+
+
+def picture(scene: Scene, rng: random.Random, low: bool) -> Tensor:
+    """Pixels [3, S, S]; low: a crop of LOW pixels around the scene's only object."""
+    image = draw(scene)
+    if low:
+        x1, y1, x2, y2 = scene.objects[0].box
+        left = rng.randint(max(0, x2 - LOW), min(x1, SIZE - LOW))
+        top = rng.randint(max(0, y2 - LOW), min(y1, SIZE - LOW))
+        image = image.crop((left, top, left + LOW, top + LOW))
+    return preprocess(image, LOW if low else SIZE, "square")
+
+
+def contrastive_loss(
+    model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, most: int, low: bool
+) -> Tensor:
+    """The loss of one batch: all picture-claim pairs, each picture's own pairs, and dense captions."""
+    batch = list(scenes(index, rng, most))
+    pixels = torch.stack([picture(scene, rng, low) for scene in batch])
+    own: list[tuple[int, Claim]] = []
+    for row, scene in enumerate(batch):
+        for _ in range(CLAIMS):
+            claim = sample_claim(scene, rng, places=not low)
+            twin = sample_twin(claim, scene, rng)
+            own += [(row, claim)] + ([(row, twin)] if twin and (twin.place is None or not low) else [])
+    claims = list(dict.fromkeys(claim for _, claim in own))
+    column = {claim: i for i, claim in enumerate(claims)}
+    truth = torch.tensor([[float(claim.holds(scene)) for claim in claims] for scene in batch])
+
+    scale = model.logit_scale.exp().clamp(max=100.0)
+    pictures = embed_pictures(model, pixels)
+    texts = embed_texts(model, tokenizer, [claim.text() for claim in claims])
+    logits = scale * pictures @ texts.T + bias  # [pictures, claims]
+    rows = torch.tensor([row for row, _ in own])
+    columns = torch.tensor([column[claim] for _, claim in own])
+    pairs = F.binary_cross_entropy_with_logits
+    loss = pairs(logits, truth) + pairs(logits[rows, columns], truth[rows, columns])
+    if low:
+        return loss
+
+    # The dense caption of every third picture must find that picture among all of the batch.
+    chosen = [i for i in range(0, len(batch), 3)]
+    dense = embed_texts(model, tokenizer, [language.caption(batch[i]) for i in chosen])
+    return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, torch.tensor(chosen))
+
+
+def pretrain_clip(
+    folder: Path, tokenizer, low_steps: int = 2400, full_steps: int = 1500, seed: int = 0
+) -> dict:
+    """Train tiny-CLIP and save it into `folder`, a transformers CLIP folder with its tokenizer.
+
+    Returns the record of the training: steps, seconds and loss curve of both phases. An interrupted
+    training goes on from its last checkpoint.
+    """
+    torch.manual_seed(seed)
+    ids = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    model = build_clip(-(-len(tokenizer) // 64) * 64, *ids)
+    bias = nn.Parameter(torch.tensor(-3.0))
+    history = {}
+    for phase, edge, steps in (("low", LOW, low_steps), ("full", SIZE, full_steps)):
+        resize_grid(model, edge)
+        trained = nn.ModuleDict({"clip": model, "bias": nn.ParameterList([bias])})
+
+        def loss(step: int, phase: str = phase, steps: int = steps) -> Tensor:
+            rng = random.Random(f"clip/{seed}/{phase}/{step}")
+            most = 1 if phase == "low" else min(MAX_OBJECTS, 2 + 8 * step // steps)
+            index = step * BATCH + (0 if phase == "low" else 10_000_000)
+            return contrastive_loss(model, bias, tokenizer, index, rng, most, phase == "low")
+
+        schedule = Schedule(steps, cooldown=0.2 if phase == "low" else 0.5)
+        history[phase] = fit(trained, loss, schedule, folder / f"training-{phase}", f"clip {phase}")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return history

@@ -1,0 +1,145 @@
+"""How tiny-Vicuna is made: transformers' LlamaForCausalLM, trained from nothing on Toybox in words.
+
+Answering "what color is the star?" about a described scene takes induction heads: find the earlier "star",
+read what stood beside it. Questions alone do not teach that in any number we could afford; copying does.
+So training starts with `repeats`: random words, some filler, and a piece of the first words again. Once the
+model copies, conversations about described scenes take over, with a few repeats left in.
+"""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from minillava.config import IGNORE_INDEX
+from minillava.conversation import encode
+from minillava.pretrain import corpus
+from minillava.pretrain.loop import Schedule, fit
+from minillava.toybox import language, records
+from minillava.toybox.scene import MAX_OBJECTS
+
+Sample = tuple[list[int], list[int]]
+"""Token ids and labels."""
+
+
+def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
+    """A LLaMA with Vicuna-1.5's settings (norm eps 1e-5, untied head) at width 192, four layers."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+            pad_token_id=pad,
+        )
+    )
+
+
+def repeats(words: list[int], bos: int, rng: random.Random, longest: int) -> Sample:
+    """`<s>`, random words, filler of random length, then a piece of the words again: copy it."""
+    first = rng.choices(words, k=rng.randint(6, longest))
+    filler = rng.choices(words, k=rng.randint(0, 12))
+    length = rng.randint(4, len(first))
+    start = rng.randint(0, len(first) - length)
+    piece = first[start : start + length]
+    ids = [bos, *first, *filler, *piece]
+    # The first word of the piece cannot be known; each later one can.
+    return ids, [IGNORE_INDEX] * (len(ids) - length + 1) + piece[1:]
+
+
+def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
+    """Mean cross-entropy in nats over the labeled tokens; the head runs only there."""
+    ids, labels = (
+        torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(sample[k]) for sample in samples], batch_first=True, padding_value=pad
+        )
+        for k, pad in ((0, 0), (1, IGNORE_INDEX))
+    )
+    # No mask: padding stands on the right, where no earlier token looks.
+    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+    labels = labels[:, 1:]
+    return F.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
+
+
+def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int, most: int = MAX_OBJECTS):
+    """Exact match on held-out questions about told scenes, by type (0-1), teacher-forced.
+
+    Every question is asked within its conversation, after the right answers to those before it.
+    """
+    right, asked = Counter(), Counter()
+    for index in range(number):
+        rng = random.Random(f"answers/{index}")
+        scene = records.scene(split, index, most=most)
+        questions = language.questions(scene, rng, corpus.QUESTIONS)
+        pairs = records.short_answers(questions)
+        pairs[0] = (f"{language.telling(scene, rng)}\n{pairs[0][0]}", pairs[0][1])
+        row = encode(records.turns(pairs, image=False), tokenizer, has_image=False)
+        with torch.no_grad():
+            best = model(torch.tensor([row.input_ids])).logits[0, :-1].argmax(-1).tolist()
+        turn, correct = 0, True
+        for label, guess in zip(row.labels[1:], best, strict=True):
+            if label == IGNORE_INDEX:
+                continue
+            correct &= label == guess
+            if label == tokenizer.eos_token_id:
+                for kind in ("all", questions[turn].type):
+                    asked[kind] += 1
+                    right[kind] += correct
+                turn, correct = turn + 1, True
+    return {kind: right[kind] / asked[kind] for kind in ("all", *language.TYPES) if asked[kind]}
+
+
+def pretrain_language(
+    folder: Path, tokenizer, repeat_steps: int = 3000, chat_steps: int = 6000, seed: int = 0
+) -> dict:
+    """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with its tokenizer.
+
+    Returns the record of the training. An interrupted training goes on from its last checkpoint.
+    """
+    torch.manual_seed(seed)
+    model = build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
+    words = [
+        i for token, i in tokenizer.get_vocab().items() if token.startswith("▁") and len(token) > 2
+    ]
+    bos = tokenizer.bos_token_id
+
+    def copying(step: int) -> Tensor:
+        rng = random.Random(f"repeats/{seed}/{step}")
+        return next_token_loss(model, [repeats(words, bos, rng, 24) for _ in range(16)])
+
+    def chatting(step: int) -> Tensor:
+        rng = random.Random(f"chat/{seed}/{step}")
+        most = min(MAX_OBJECTS, 2 + 6 * step // chat_steps)
+        rows = [
+            encode(corpus.conversation(step * 12 + i, 202, most), tokenizer, has_image=False)
+            for i in range(12)
+        ]
+        chats = [(row.input_ids, row.labels) for row in rows]
+        copies = [repeats(words, bos, rng, 40) for _ in range(4)]
+        return next_token_loss(model, chats) + 0.3 * next_token_loss(model, copies)
+
+    def watch(step: int) -> str:
+        model.eval()
+        scores = answers(model, tokenizer, "val", 40)
+        return " ".join(f"{kind} {100 * score:.0f}" for kind, score in scores.items())
+
+    history = {
+        "repeats": fit(
+            model, copying, Schedule(repeat_steps, cooldown=0.1), folder / "training-repeats", "repeats"
+        ),
+        "chat": fit(
+            model, chatting, Schedule(chat_steps, peak=1e-3), folder / "training-chat", "chat",
+            watch=watch,
+        ),
+    }  # fmt: skip
+    model.eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return history

@@ -1,0 +1,277 @@
+"""The two stages of LLaVA: one LightningModule, whose stages are rows of a table in `config.py`.
+
+    stage 1, feature alignment:          trains multi_modal_projector                    on captions
+    stage 2, visual instruction tuning:  trains multi_modal_projector + language_model   on conversations
+
+The vision tower is frozen in both. The loss is the mean cross-entropy over the tokens of the answers.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from minillava import checkpoints
+from minillava.config import StageConfig
+from minillava.data import InstructionData, InstructionDataset
+from minillava.model import MiniLlava
+from minillava.monitoring import Curve, FiniteLoss, Progress
+from minillava.records import Records
+
+LAST = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage left behind. `curve` maps "train" and "val" to (steps, losses in nats)."""
+
+    folder: Path
+    steps: int
+    curve: dict[str, tuple[list[int], list[float]]]
+    seconds: float
+    resumed_from: int
+    generations: list[tuple[str, str]]
+
+
+def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
+    """Let exactly the parameters of `stage.trains` require gradients; returns their names."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.split(".")[0] in stage.trains)
+    return [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
+    """The original's groups: {decayed, not decayed} x {projector, the rest} (llava_trainer.py).
+
+    Biases and norm weights, the one-dimensional parameters, do not decay. The projector has its own
+    learning rate if the stage gives one.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (parameter.ndim > 1, name.startswith("multi_modal_projector"))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": params,
+            "weight_decay": stage.weight_decay if decays else 0.0,
+            "lr": stage.projector_learning_rate or stage.learning_rate
+            if is_projector
+            else stage.learning_rate,
+        }
+        for (decays, is_projector), params in groups.items()
+    ]
+
+
+def cosine_with_warmup(step: int, warmup: int, total: int) -> float:
+    """Share of the peak learning rate at `step`: a linear rise, then half a cosine down to 0."""
+    if step < warmup:
+        return step / max(1, warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+class FeatureCache:
+    """Patch features of the frozen tower, computed once per picture and kept in memory.
+
+    Exact, because preprocessing is deterministic and the tower does not change. `limit` is in bytes;
+    once full, further pictures are computed every time. (One epoch over 558K pictures at 576 x 1024
+    in half precision would be 658 GB, so the real presets run with `limit=0`.)
+    """
+
+    def __init__(self, limit: int = 1 << 30):
+        self.limit, self.used = limit, 0
+        self._features: dict[str, Tensor] = {}
+
+    def __call__(self, model: MiniLlava, keys: list[str], pixel_values: Tensor) -> Tensor:
+        """Features [I, N, D_v] of `pixel_values` [I, 3, S, S], whose pictures `keys` name."""
+        missing = [i for i, key in enumerate(keys) if key not in self._features]
+        if not keys or len(missing) == len(keys) and self.used >= self.limit:
+            return model.encode_images(pixel_values)
+        found = {key: self._features[key] for key in keys if key in self._features}
+        if missing:
+            with torch.no_grad():
+                fresh = model.encode_images(pixel_values[missing])
+            for row, i in enumerate(missing):
+                found[keys[i]] = fresh[row]
+                if self.used < self.limit:
+                    self._features[keys[i]] = fresh[row].clone()
+                    self.used += fresh[row].nbytes
+        return torch.stack([found[key] for key in keys])
+
+
+class Stage(LightningModule):
+    """One stage of training, as Lightning sees it.
+
+    Checkpoints hold only the tensors that the stage trains, beside the optimizer, the schedule and the
+    position in the data: what is frozen is in the base folders already.
+    """
+
+    def __init__(self, model: MiniLlava, stage: StageConfig, total_steps: int, cache: FeatureCache):
+        super().__init__()
+        self.model, self.stage, self.total_steps, self.cache = model, stage, total_steps, cache
+        self.trained = {f"model.{name}" for name in freeze(model, stage)}
+
+    def loss(self, batch: dict) -> Tensor:
+        features = self.cache(self.model, batch["image_keys"], batch["pixel_values"])
+        return self.model(
+            batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+            image_features=features,
+            all_logits=False,
+        ).loss
+
+    def training_step(self, batch: dict, _: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: dict, _: int) -> None:
+        loss = self.loss(batch)
+        self.log("val", loss, batch_size=len(batch["ids"]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, self.stage), betas=self.stage.betas, eps=1e-8
+        )
+        warmup = math.ceil(self.stage.warmup_ratio * self.total_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cosine_with_warmup(step, warmup, self.total_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in self.trained}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        saved, current = checkpoint["state_dict"], self.state_dict()
+        for key in sorted(self.trained | saved.keys()):
+            ours, theirs = current.get(key), saved.get(key)
+            if key not in self.trained or theirs is None or ours.shape != theirs.shape:
+                raise ValueError(
+                    f"The checkpoint of the interrupted {self.stage.name} does not fit this model: "
+                    f"{key} is {'missing' if theirs is None else list(theirs.shape)} there and "
+                    f"{'frozen or missing' if key not in self.trained else list(ours.shape)} here. "
+                    "Delete its folder, or give another run folder, to start anew."
+                )
+        checkpoint["state_dict"] = current | saved
+
+
+def train_stage(
+    model: MiniLlava,
+    stage: StageConfig,
+    data: Records | str | Path,
+    run_dir: str | Path,
+    *,
+    validation: Records | str | Path | None = None,
+    image_root: str | Path | None = None,
+    probes: list[tuple] = (),
+    validations: int = 4,
+    save_every: int = 50,
+    device_batch: int | None = None,
+    max_steps: int | None = None,
+    seed: int = 42,
+    cache_bytes: int = 1 << 30,
+    trainer: dict | None = None,
+    **overrides,
+) -> StageResult:
+    """Train one stage in place, and leave its results in `run_dir/<stage name>/`.
+
+    The folder gets `curve.csv`, `generations.txt` (answers to `probes`, a list of (picture, question),
+    each time validation runs), and at the end `projector.safetensors` (stage 1) or, where the language
+    model trained too, a llava-hf folder `model/`. If it holds the checkpoint of an interrupted run,
+    training goes on from there, to the same bits.
+
+    `device_batch` is the number of samples in one forward pass (default: the whole `stage.batch_size`);
+    gradients accumulate up to the stage's batch. `overrides` replace fields of the stage;
+    `trainer` holds further arguments of Lightning's Trainer (devices, strategy, ...).
+
+    Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does
+    not divide, or a checkpoint of another model; FloatingPointError if the loss is not finite.
+    """
+    stage = replace(stage, **overrides)
+    folder = Path(run_dir) / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"accelerator": "auto", "devices": 1} | (trainer or {})
+    device_batch = device_batch or stage.batch_size
+    if stage.batch_size % device_batch:
+        raise ValueError(
+            f"A batch of {stage.batch_size} does not split into passes of {device_batch} samples: "
+            "choose a device_batch that divides it."
+        )
+
+    def dataset(records: Records | str | Path) -> InstructionDataset:
+        return InstructionDataset(
+            records,
+            model.tokenizer,
+            template=stage.template,
+            aspect=stage.aspect,
+            image_size=model.config.vision_config.image_size,
+            num_image_tokens=model.num_image_tokens,
+            image_root=image_root,
+            max_length=stage.max_length,
+        )
+
+    train = dataset(data)
+    modules = InstructionData(
+        train,
+        batch_size=device_batch,
+        validation=None if validation is None else dataset(validation),
+        seed=seed,
+    )
+    total = min(stage.steps(len(train)), max_steps or math.inf)
+    module = Stage(model, stage, total, FeatureCache(cache_bytes))
+    curve = Curve(folder, probes)
+    last = folder / LAST
+    engine = Trainer(
+        max_steps=total,
+        max_epochs=-1,
+        accumulate_grad_batches=stage.batch_size // device_batch,
+        gradient_clip_val=stage.max_grad_norm,
+        precision=stage.precision,
+        val_check_interval=_validation_interval(total, validations, stage, device_batch),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if validation is not None else 0,
+        callbacks=[
+            FiniteLoss(),
+            curve,
+            Progress(stage.name, stage.batch_size),
+            ModelCheckpoint(
+                folder, filename="last", every_n_train_steps=save_every, save_top_k=1,
+                enable_version_counter=False,
+            ),
+        ],
+        logger=False,
+        enable_model_summary=False,
+        deterministic=True,
+        default_root_dir=folder,
+        **options,
+    )  # fmt: skip
+    started = time.perf_counter()
+    engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=False)
+    if "language_model" in stage.trains:
+        checkpoints.export(model, folder / "model")
+    else:
+        checkpoints.save_projector(model, folder / "projector.safetensors")
+    model.eval()
+    return StageResult(
+        folder=folder,
+        steps=engine.global_step,
+        curve=curve.losses(),
+        seconds=time.perf_counter() - started,
+        resumed_from=curve.resumed_from,
+        generations=curve.generations,
+    )
+
+
+def _validation_interval(total: int, times: int, stage: StageConfig, device_batch: int) -> int:
+    """In batches, as Lightning counts: `times` validations over `total` steps."""
+    return max(1, total // max(1, times)) * (stage.batch_size // device_batch)
