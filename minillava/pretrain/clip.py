@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from minillava.images import preprocess
 from minillava.pretrain.loop import Schedule, fit
+from minillava.pretrain.muon import Muon
 from minillava.toybox import language, records
 from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
 from minillava.toybox.draw import draw
@@ -73,9 +74,7 @@ def embed_pictures(model: CLIPModel, pixel_values: Tensor) -> Tensor:
 def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:
     """Texts -> unit vectors [C, 128], taken at `</s>` as CLIP takes them."""
     limit = model.config.text_config.max_position_embeddings - 1
-    rows = [
-        torch.tensor([*ids[:limit], tokenizer.eos_token_id]) for ids in tokenizer(texts).input_ids
-    ]
+    rows = [torch.tensor([*ids[:limit], tokenizer.eos_token_id]) for ids in tokenizer(texts).input_ids]
     pad = nn.utils.rnn.pad_sequence
     input_ids = pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     mask = pad([torch.ones_like(row) for row in rows], batch_first=True)
@@ -159,7 +158,12 @@ def pretrain_clip(
             return contrastive_loss(model, bias, tokenizer, index, rng, most, phase == "low")
 
         schedule = Schedule(steps, cooldown=0.2 if phase == "low" else 0.5)
-        history[phase] = fit(trained, loss, schedule, folder / f"training-{phase}", f"clip {phase}")
+        hidden = [p for n, p in trained.named_parameters() if p.ndim == 2 and ".layers." in n]
+        others = [p for n, p in trained.named_parameters() if p.ndim != 2 or ".layers." not in n]
+        optimizers = [Muon(hidden), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
+        history[phase] = fit(
+            trained, loss, optimizers, schedule, folder / f"training-{phase}", f"clip {phase}"
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return history

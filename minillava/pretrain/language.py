@@ -2,12 +2,14 @@
 
 Answering "what color is the star?" about a described scene takes induction heads: find the earlier "star",
 read what stood beside it. Questions alone do not teach that in any number we could afford; copying does.
-So training starts with `repeats`: random words, some filler, and a piece of the first words again. Once the
-model copies, conversations about described scenes take over, with a few repeats left in.
+So the weights start with the circuit's parts (`induction.py`), and training with `repeats`: random words,
+some filler, and a piece of the first words again. Once the model copies, conversations about described
+scenes take over, of two objects at first and five at last, with a few repeats left in.
 """
 
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import encode
 from minillava.pretrain import corpus
+from minillava.pretrain.induction import start_with_induction
 from minillava.pretrain.loop import Schedule, fit
 from minillava.toybox import language, records
 from minillava.toybox.scene import MAX_OBJECTS
@@ -27,13 +30,13 @@ Sample = tuple[list[int], list[int]]
 
 
 def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
-    """A LLaMA with Vicuna-1.5's settings (norm eps 1e-5, untied head) at width 192, four layers."""
+    """A LLaMA with Vicuna-1.5's settings (norm eps 1e-5, untied head) at width 192, five layers."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=192,
             intermediate_size=512,
-            num_hidden_layers=4,
+            num_hidden_layers=5,
             num_attention_heads=6,
             max_position_embeddings=2048,
             rms_norm_eps=1e-5,
@@ -97,7 +100,7 @@ def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int, most: i
 
 
 def pretrain_language(
-    folder: Path, tokenizer, repeat_steps: int = 3000, chat_steps: int = 6000, seed: int = 0
+    folder: Path, tokenizer, repeat_steps: int = 300, chat_steps: int = 2000, seed: int = 0
 ) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with its tokenizer.
 
@@ -105,9 +108,9 @@ def pretrain_language(
     """
     torch.manual_seed(seed)
     model = build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
-    words = [
-        i for token, i in tokenizer.get_vocab().items() if token.startswith("▁") and len(token) > 2
-    ]
+    start_with_induction(model, seed)
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.98), weight_decay=0.0)
+    words = [i for token, i in tokenizer.get_vocab().items() if token.startswith("▁") and len(token) > 2]
     bos = tokenizer.bos_token_id
 
     def copying(step: int) -> Tensor:
@@ -122,8 +125,8 @@ def pretrain_language(
             for i in range(12)
         ]
         chats = [(row.input_ids, row.labels) for row in rows]
-        copies = [repeats(words, bos, rng, 40) for _ in range(4)]
-        return next_token_loss(model, chats) + 0.3 * next_token_loss(model, copies)
+        copies = [repeats(words, bos, rng, 32) for _ in range(6)]
+        return next_token_loss(model, chats) + 0.5 * next_token_loss(model, copies)
 
     def watch(step: int) -> str:
         model.eval()
@@ -132,13 +135,23 @@ def pretrain_language(
 
     history = {
         "repeats": fit(
-            model, copying, Schedule(repeat_steps, cooldown=0.1), folder / "training-repeats", "repeats"
+            model,
+            copying,
+            [adamw(model.parameters())],
+            Schedule(repeat_steps, peak=3e-3, cooldown=0.1),
+            folder / "training-repeats",
+            "repeats",
         ),
         "chat": fit(
-            model, chatting, Schedule(chat_steps, peak=1e-3), folder / "training-chat", "chat",
+            model,
+            chatting,
+            [adamw(model.parameters())],
+            Schedule(chat_steps, peak=1.5e-3, cooldown=0.5),
+            folder / "training-chat",
+            "chat",
             watch=watch,
         ),
-    }  # fmt: skip
+    }
     model.eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

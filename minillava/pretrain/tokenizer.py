@@ -39,4 +39,3 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> LlamaToken
     tokenizer.padding_side = "right"
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "<pad>"})
     return tokenizer
-
