@@ -41,6 +41,9 @@ def test_pad_centers_the_picture_on_the_mean_color():
     np.testing.assert_array_equal(pixels[17 : 17 + 61], np.asarray(image))  # 35 // 2 rows above
     assert (pixels[:17] == PADDING).all() and (pixels[78:] == PADDING).all()
     assert preprocess(image, 96, "pad")[:, 0].abs().max() < 0.02  # the mean normalizes to about 0
+    portrait = image.transpose(Image.Transpose.TRANSPOSE)
+    turned = denormalize(preprocess(portrait, 96, "pad"))
+    np.testing.assert_array_equal(turned, pixels.transpose(1, 0, 2))
 
 
 def test_square_cuts_out_the_center():
@@ -77,7 +80,15 @@ def test_very_long_pictures_need_little_memory(monkeypatch, width, height, aspec
     image = Image.fromarray(((rows + columns) / 2 * np.ones(3)).astype(np.uint8))
     exact = denormalize(preprocess(image, 24, aspect)).astype(int)
     monkeypatch.setattr(images, "MAX_PIXELS", 200 * 200 if aspect == "pad" else 2_500)
+    built, resize = [], Image.Image.resize
+
+    def recorded(self, size, *args, **kwargs):
+        built.extend([size[0] * size[1], self.width * self.height])
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
     frugal = denormalize(preprocess(image, 24, aspect)).astype(int)
+    assert max(built) <= images.MAX_PIXELS
     assert np.abs(exact - frugal).max() <= (24 if aspect == "pad" else 2)
     assert np.abs(exact - frugal).mean() < 1
 
