@@ -1,0 +1,234 @@
+"""`minillava …`: what can be typed, and how a mistake ends. What a command does is in `commands`."""
+
+import argparse
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from minillava import commands
+from minillava.config import PRESETS
+
+MISTAKE, INTERRUPTED = 2, 130
+"""Exit codes: 2 as argparse's own, 128 + SIGINT as shells have it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    What a user can mend (a wrong value, a missing file, a full disk, a loss that is NaN) ends with
+    code 2 and a sentence on stderr; `--traceback` shows where it came from.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except BrokenPipeError:  # `| head` has seen enough; Python must not flush into the pipe again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return MISTAKE
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C into SystemExit(1), raised while it handles the KeyboardInterrupt.
+        if not isinstance(stop, KeyboardInterrupt):
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+        resume = " The same command goes on from the last checkpoint." if args.resumes else ""
+        print(f"\nminillava: interrupted.{resume}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        if args.traceback:
+            traceback.print_exc()
+        hint = " `minillava doctor` says what is missing." if isinstance(error, ImportError) else ""
+        print(f"minillava: {error}{hint}", file=sys.stderr)
+        return MISTAKE
+
+
+def is_mistake(error: Exception) -> bool:
+    """Is it the user's to mend, rather than a fault of the program?
+
+    A full disk has many faces: OSError, or what safetensors and torch make of it.
+    """
+    full = any(sign in str(error) for sign in ("No space left", "PytorchStreamWriter failed"))
+    return full or isinstance(error, ValueError | OSError | FloatingPointError | ImportError)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """What can be typed. Each command's help has an example and says what it leaves where."""
+    parser = argparse.ArgumentParser(
+        prog="minillava",
+        description="LLaVA-1.5, small enough to read and to train in one sitting.",
+        epilog="Start with `minillava doctor`, then `minillava reproduce`. "
+        "`minillava COMMAND --help` has an example of each command.",
+    )
+    parser.add_argument("--version", action="version", version=f"minillava {version('minillava')}")
+    parser.set_defaults(run=lambda args: parser.print_help(), resumes=False, traceback=False)
+
+    command = _adder(parser.add_subparsers(title="commands", metavar="COMMAND"))
+    number, path = {"type": int, "metavar": "N"}, {"type": Path, "metavar": "PATH"}
+
+    p = command(
+        "reproduce", commands.reproduce, "join the tiny bases by both stages, evaluate, draw figures",
+        example="minillava reproduce --fast-dev-run",
+        leaves="RUN_DIR/stage1 and stage2 (curves, checkpoints, stage2/model), accuracy.md and .json, "
+        "PNG figures, summary.json. Interrupted, the same command goes on where it was.",
+        resumes=True,
+    )  # fmt: skip
+    p.add_argument("--run-dir", default=Path("runs/tiny"), **path, help="default: %(default)s")
+    p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")
+    _seed_and_threads(p)
+
+    p = command(
+        "pretrain", commands.pretrain, "make a tiny base anew: clip (vision tower) or lm (language model)",
+        example="minillava pretrain clip",
+        leaves="a transformers folder, its training.json, and training-*/ with curves and "
+        "checkpoints, in --folder. Interrupted, the same command goes on where it was.",
+        resumes=True,
+    )  # fmt: skip
+    p.add_argument("base", choices=("clip", "lm"))
+    p.add_argument("--folder", **path, help="default: runs/bases/tiny-clip or tiny-vicuna")
+    _seed_and_threads(p)
+
+    p = command(
+        "train", commands.train, "train one stage of a preset, on Toybox or your own records",
+        example="minillava train stage1 --max-steps 20\n"
+        "  minillava train stage2 --preset llava-1.5-7b --data llava_v1_5_mix665k.json \\\n"
+        "    --image-root images --run-dir runs/7b --device-batch 16 --devices 8 --strategy ddp",
+        leaves="RUN_DIR/STAGE with curve.csv, last.ckpt, and projector.safetensors (stage 1) or the "
+        "finished model/ (stage 2). Interrupted, the same command goes on where it was.",
+        resumes=True,
+    )  # fmt: skip
+    p.add_argument("stage", choices=("stage1", "stage2"))
+    p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
+    p.add_argument("--data", metavar="FILE", help=".json, .jsonl or .parquet; default: Toybox")
+    p.add_argument("--image-root", **path, help="where the records' picture paths begin")
+    p.add_argument("--run-dir", default=Path("runs/train"), **path, help="default: %(default)s")
+    p.add_argument(
+        "--from", dest="start", metavar="FOLDER",
+        help="start from this model, or from this stage-1 folder (or projector file) on the "
+        "preset's bases; default: fresh bases for stage 1, RUN_DIR/stage1 for stage 2",
+    )  # fmt: skip
+    p.add_argument("--max-steps", **number, help="stop after N optimizer steps")
+    p.add_argument("--device-batch", **number, help="samples in one forward pass of one device")
+    p.add_argument("--devices", default=1, **number, help="GPUs of a node, default: %(default)s")
+    p.add_argument("--nodes", default=1, **number, help="default: %(default)s")
+    p.add_argument("--strategy", default="auto", help="Lightning's, default: %(default)s")
+    _seed_and_threads(p)
+    broken = p.add_mutually_exclusive_group()
+    broken.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used")
+    broken.add_argument("--no-audit", action="store_true", help="an earlier audit found no problem")
+
+    p = command(
+        "evaluate", commands.evaluate, "held-out accuracy by question type, beside its baselines",
+        example="minillava evaluate --split compositional --json accuracy.json",
+        leaves="a table on the screen; with --json the same numbers for programs.",
+    )  # fmt: skip
+    _model(p)
+    p.add_argument("--split", default="test", help="test, paraphrase, compositional, more or val")
+    p.add_argument("--baselines", nargs="*", metavar="NAME", help="blind shuffled majority (default), oracle")
+    p.add_argument("--types", nargs="+", metavar="TYPE", help="only these types of question")
+    p.add_argument("--limit", **number, help="only the first N questions")
+    p.add_argument("--json", **path, help="also write the numbers here")
+    _seed_and_threads(p, seed=False)
+
+    p = command(
+        "ask", commands.ask, "ask one question about a picture",
+        example='minillava ask --image picture.png "What color is the circle?"',
+        leaves="the answer on the screen.",
+    )  # fmt: skip
+    _question(p)
+
+    p = command(
+        "attend", commands.attend, "show where a word of the question or the answer looks",
+        example='minillava attend --image picture.png "What color is the circle?" --word circle',
+        leaves="a PNG with the map over the picture (attention.png); with --json its numbers.",
+    )  # fmt: skip
+    _question(p)
+    p.add_argument("--word", help="a word of the question or answer; default: the whole answer")
+    p.add_argument("--layer", **number, help="default: the mean over all")
+    p.add_argument("--head", **number, help="default: the mean over all")
+    p.add_argument("--out", default=Path("attention.png"), **path, help="default: %(default)s")
+    p.add_argument("--json", **path, help="also write the numbers here")
+
+    p = command(
+        "inspect", commands.inspect, "show what a record teaches, token by token, or audit a whole file",
+        example="minillava inspect --data records.json --image-root images --index 0",
+        leaves="on the screen: with --index one sample, its supervised tokens in bold green; without "
+        "it, a report about all records.",
+    )  # fmt: skip
+    p.add_argument("--data", required=True, metavar="FILE", help=".json, .jsonl or .parquet")
+    p.add_argument("--index", **number, help="number of the record, from 0")
+    p.add_argument("--image-root", **path, help="where the records' picture paths begin")
+    p.add_argument("--template", choices=("v1", "plain"), default="v1", help="default: %(default)s")
+    _model(p)
+
+    p = command(
+        "toybox", commands.toybox, "draw Toybox pictures and print their records",
+        example="minillava toybox show --split test --number 6",
+        leaves="a sheet of captioned pictures (toybox.png); the records on the screen.",
+    )  # fmt: skip
+    p.add_argument("action", choices=("show",))
+    p.add_argument("--split", default="train", help="default: %(default)s")
+    p.add_argument("--number", default=12, **number, help="default: %(default)s")
+    p.add_argument("--seed", default=0, **number, help="default: %(default)s")
+    p.add_argument("--out", default=Path("toybox.png"), **path, help="default: %(default)s")
+
+    p = command(
+        "export", commands.export, "write a model for transformers, lmms-eval and others",
+        example="minillava export --model runs/tiny/stage2/model --folder my-llava",
+        leaves="a llava-hf folder: weights, config, tokenizer, image processor, chat template.",
+    )  # fmt: skip
+    _model(p)
+    p.add_argument("--folder", required=True, **path)
+
+    command(
+        "doctor", commands.doctor, "what is installed, what is missing, and how to get it",
+        example="minillava doctor",
+        leaves="a report on the screen; exit code 1 if something required is missing.",
+    )  # fmt: skip
+    return parser
+
+
+def _adder(subparsers) -> Callable[..., argparse.ArgumentParser]:
+    """command(name, run, about, example, leaves): a command whose help teaches it."""
+
+    def command(
+        name: str, run: Callable, about: str, example: str, leaves: str, resumes: bool = False
+    ) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example:\n  {example}\n\nleaves:\n{textwrap.indent(textwrap.fill(leaves), '  ')}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.add_argument("--traceback", action="store_true", help="show where an error came from")
+        added.set_defaults(run=run, resumes=resumes)
+        return added
+
+    return command
+
+
+def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> None:
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: torch's own")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="tiny", help="a preset's name, a llava-hf folder or a hub id; default: tiny"
+    )
+
+
+def _question(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", required=True, metavar="FILE")
+    parser.add_argument("question")
+    parser.add_argument("--max-new-tokens", type=int, default=96, metavar="N")
+    _model(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
