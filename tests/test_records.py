@@ -144,7 +144,8 @@ def test_a_cut_picture_rules_a_record_out(tmp_path, tokenizer):
     (tmp_path / "a.png").write_bytes(png())
     turns = record(0, answer="No.")["conversations"] + record(0, "a.png")["conversations"]
     late = {"id": "late", "image": "a.png", "conversations": turns}
-    limit = len(dataset([late], tokenizer, image_root=tmp_path)[0]["input_ids"]) - 30
+    ids = dataset([late], tokenizer, image_root=tmp_path)[0]["input_ids"].tolist()
+    limit = ids.index(tokenizer.convert_tokens_to_ids("<image>")) + 1  # the first answer stays whole
     report = audit([late], tmp_path, tokenizer, num_image_tokens=PATCHES, max_length=limit)
     assert list(report.by_kind()) == ["picture cut"]
     with pytest.raises(ValueError, match="record 0 .*'late'.*picture is cut"):
