@@ -14,7 +14,7 @@ from minillava.toybox.shapes import SHAPES, sprite
 
 VALUES = {"size": tuple(SIZES), "color": tuple(COLORS), "shape": SHAPES, "place": PLACES}
 _KEEP = {"size": 0.4, "color": 0.5, "shape": 0.75, "place": 0.5}
-_TWIN_WEIGHT = {"size": 1, "color": 1, "shape": 3, "place": 1}
+_TWIN_WEIGHT = {"size": 1, "color": 1, "shape": 2, "place": 2}
 
 
 @dataclass(frozen=True)

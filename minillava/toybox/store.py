@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 from tqdm import tqdm
 
 from minillava.toybox import records
@@ -57,6 +58,11 @@ def evaluation(split: str, pictures: int, seed: int = 0) -> datasets.Dataset:
     return datasets.Dataset.from_list(list(rows), features=EVALUATION_FEATURES)
 
 
+def freeze(file: Path, split: str = "test", pictures: int = 200) -> None:
+    """Write a split's questions as the shipped evaluation set is: `data/toybox-eval.parquet`."""
+    _write(evaluation(split, pictures), file)
+
+
 def _table(
     name: str, make: Callable[[str, int, int], dict], split: str, size: int, seed: int
 ) -> datasets.Dataset:
@@ -72,7 +78,7 @@ def _write(table: datasets.Dataset, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     try:
-        table.to_parquet(partial)
+        pyarrow.parquet.write_table(table.with_format("arrow")[:], partial, compression="zstd")
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

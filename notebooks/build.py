@@ -1,0 +1,89 @@
+"""Build the notebooks: execute `source/NN_name.py` and write `NN_name.ipynb` beside this file.
+
+    python notebooks/build.py            build all
+    python notebooks/build.py --check    execute nothing; fail if a notebook and its source differ
+
+The percent script is what is edited; the notebook holds its cells and their outputs, normalized so that
+building twice changes nothing: cell ids from their position, no times, no stderr, no widget state.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).resolve().parent
+CELL_SECONDS = 300
+FIGURE_BYTES = 150_000
+
+
+def read_source(path: Path) -> nbformat.NotebookNode:
+    """The cells of a percent script, with stable ids and the kernel every machine has."""
+    notebook = jupytext.read(path)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:02d}"
+        cell["metadata"] = {"tags": cell.metadata.tags} if "tags" in cell.metadata else {}
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def build(path: Path) -> Path:
+    """Execute a source and write its notebook. Raises ValueError if its figures are too heavy."""
+    notebook = read_source(path)
+    NotebookClient(notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": HERE}}).execute()
+    figures = 0
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        figures += sum(len(o.get("data", {}).get("image/png", "")) * 3 // 4 for o in cell.outputs)
+    if figures > FIGURE_BYTES:
+        raise ValueError(f"{path.name}: its figures take {figures:,} bytes, more than {FIGURE_BYTES:,}.")
+    target = HERE / f"{path.stem}.ipynb"
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, target)
+    return target
+
+
+def differences(path: Path) -> list[str]:
+    """What `path` and its notebook say differently, without executing anything."""
+    target = HERE / f"{path.stem}.ipynb"
+    if not target.is_file():
+        return [f"{target.name} is missing"]
+    source, built = read_source(path).cells, nbformat.read(target, as_version=4).cells
+    found = [
+        f"{target.name}: cell {number} differs from its source"
+        for number, (a, b) in enumerate(zip(source, built, strict=False))
+        if (a.cell_type, a.source) != (b.cell_type, b.source)
+    ]
+    if len(source) != len(built):
+        found.append(f"{target.name} has {len(built)} cells, its source {len(source)}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare, execute nothing")
+    sources = sorted((HERE / "source").glob("[0-9]*.py"))
+    if parser.parse_args().check:
+        found = [line for path in sources for line in differences(path)]
+        print("\n".join([*found, "Run `make notebooks`."] if found else ["No drift."]))
+        return bool(found)
+    for path in sources:
+        print(build(path).name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

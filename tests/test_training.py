@@ -1,0 +1,261 @@
+"""The stages: what moves, what is saved, and that nothing is lost."""
+
+import csv
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minillava import checkpoints
+from minillava.config import PRESETS
+from minillava.data import Collator, InstructionDataset
+from minillava.training import (
+    FeatureCache,
+    Stage,
+    cosine_with_warmup,
+    freeze,
+    parameter_groups,
+    train_stage,
+)
+
+STAGES = {
+    name: replace(stage, batch_size=2, max_length=512) for name, stage in PRESETS["tiny"].stages.items()
+}
+
+
+@pytest.fixture
+def records(picture):
+    turns = [
+        {"from": "human", "value": "<image>\nWhat is there?"},
+        {"from": "gpt", "value": "a red thing"},
+    ]
+    text = [{"from": "human", "value": "Say yes."}, {"from": "gpt", "value": "yes"}]
+    return [
+        {"id": f"r{i}", "image": picture, "conversations": turns} for i in range(6)
+    ] + [{"id": f"t{i}", "conversations": text} for i in range(2)]
+
+
+def captions(records):
+    return [r for r in records if "image" in r]
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "moving"),
+    [
+        ("stage1", {"multi_modal_projector"}),
+        ("stage2", {"multi_modal_projector", "language_model"}),
+    ],
+)
+def test_one_step_moves_exactly_what_the_stage_trains(make_model, records, tmp_path, stage, moving):
+    model = make_model()
+    before = snapshot(model)
+    data = captions(records) if stage == "stage1" else records
+    # Two steps: the schedule starts at a learning rate of 0.
+    train_stage(model, STAGES[stage], data, tmp_path, max_steps=2, warmup_ratio=0.5)
+    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    trained = {n for n in before if n.split(".")[0] in moving}
+    unused = {n for n in trained - moved if "embed_tokens" not in n and "lm_head" not in n}
+    assert moved <= trained and not unused
+
+
+def test_freeze_names_what_trains(make_model):
+    model = make_model()
+    names = freeze(model, STAGES["stage1"])
+    assert set(names) == {f"multi_modal_projector.linear_{i}.{w}" for i in (1, 2) for w in ("weight", "bias")}
+    assert not any(n.startswith("vision_tower") for n in freeze(model, STAGES["stage2"]))
+
+
+def test_the_projector_may_have_its_own_rate_and_norms_do_not_decay(make_model):
+    model = make_model()
+    stage = replace(STAGES["stage2"], projector_learning_rate=2e-5, weight_decay=0.1)
+    freeze(model, stage)
+    groups = parameter_groups(model, stage)
+    by = {(g["lr"], g["weight_decay"]): g["params"] for g in groups}
+    assert set(by) == {(2e-5, 0.1), (2e-5, 0.0), (1e-3, 0.1), (1e-3, 0.0)}
+    assert all(p.ndim == 1 for (_, decay), ps in by.items() for p in ps if not decay)
+
+
+def test_the_schedule_is_cosine_after_a_linear_warmup():
+    rates = [cosine_with_warmup(step, 3, 100) for step in range(101)]
+    assert rates[0] == 0 and rates[3] == 1 and rates[100] == pytest.approx(0)
+    assert rates[1] == pytest.approx(1 / 3)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_step_counts_are_the_papers():
+    stages = PRESETS["llava-1.5-7b"].stages
+    assert (stages["stage1"].steps(), stages["stage1"].warmup_steps()) == (2181, 66)
+    assert (stages["stage2"].steps(), stages["stage2"].warmup_steps()) == (5198, 156)
+
+
+def test_cached_features_give_the_same_loss(make_model, records):
+    model = make_model()
+    stage = STAGES["stage2"]
+    data = InstructionDataset(
+        records, model.tokenizer, "v1", "pad", model.config.vision_config.image_size, model.num_image_tokens
+    )
+    batch = Collator(model.tokenizer.pad_token_id)([data[i] for i in (0, 3, 6)])
+    module = Stage(model, stage, 1, FeatureCache())
+    plain = Stage(model, stage, 1, FeatureCache(limit=0))
+    first, second = module.loss(batch), module.loss(batch)
+    assert module.cache.used > 0 and plain.cache.used == 0
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, plain.loss(batch), rtol=0, atol=1e-6)
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_path):
+    kwargs = {"max_steps": 6, "save_every": 1, "epochs": 3}
+    whole = make_model()
+    train_stage(whole, STAGES["stage2"], records, tmp_path / "whole", **kwargs)
+
+    class Stop(Exception):
+        pass
+
+    from lightning import Callback
+
+    class PullThePlug(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            if trainer.global_step == 4:
+                raise Stop
+
+    import minillava.training as training
+
+    broken = make_model()
+    original = training.FiniteLoss
+    try:
+        training.FiniteLoss = PullThePlug
+        with pytest.raises(Stop):
+            train_stage(broken, STAGES["stage2"], records, tmp_path / "cut", **kwargs)
+    finally:
+        training.FiniteLoss = original
+    again = make_model()
+    result = train_stage(again, STAGES["stage2"], records, tmp_path / "cut", **kwargs)
+    assert result.resumed_from == 4
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    curves = [(tmp_path / f / "stage2" / "curve.csv").read_text() for f in ("whole", "cut")]
+    assert curves[0] == curves[1]
+
+
+def test_checkpoints_hold_only_what_changed(make_model, records, tmp_path):
+    model = make_model()
+    train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=2, save_every=1)
+    saved = torch.load(tmp_path / "stage1" / "last.ckpt", weights_only=False)["state_dict"]
+    assert {name.split(".")[1] for name in saved} == {"multi_modal_projector"}
+
+
+def test_a_checkpoint_of_another_shape_is_named_with_both_shapes(make_model, records, tmp_path):
+    train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=2, save_every=1)
+    file = tmp_path / "stage1" / "last.ckpt"
+    saved = torch.load(file, weights_only=False)
+    key = "model.multi_modal_projector.linear_1.bias"
+    saved["state_dict"][key] = torch.zeros(3)
+    torch.save(saved, file)
+    with pytest.raises(ValueError, match=r"linear_1.bias is \[3\] there"):
+        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=4)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_samples(make_model, records, tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.multi_modal_projector.linear_2.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"nan at step 1, with the samples r\d, r\d"):
+        train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=2)
+
+
+def test_a_batch_that_does_not_divide_is_refused(make_model, records, tmp_path):
+    with pytest.raises(ValueError, match="device_batch"):
+        train_stage(make_model(), STAGES["stage1"], records, tmp_path, batch_size=6, device_batch=4)
+
+
+def test_accumulated_passes_equal_one_pass(make_model, records, tmp_path):
+    """Equal samples: the mean of the passes' means is the mean over the batch."""
+    models = make_model(), make_model()
+    data = captions(records)
+    for model, passes, folder in ((models[0], 4, "one"), (models[1], 2, "two")):
+        train_stage(
+            model, STAGES["stage1"], data, tmp_path / folder, batch_size=4, device_batch=passes,
+            max_steps=1, warmup_ratio=0.0,
+        )  # fmt: skip
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_a_stage_leaves_its_curve_its_answers_and_its_weights(make_model, records, picture, tmp_path):
+    model = make_model()
+    result = train_stage(
+        model,
+        STAGES["stage2"],
+        records,
+        tmp_path,
+        validation=records[:2],
+        probes=[(picture, "What is there?")],
+        max_steps=4,
+        validations=2,
+    )
+    assert result.steps == 4
+    assert [len(result.curve[split][0]) for split in ("train", "val")] == [4, 2]
+    assert all(math.isfinite(loss) for loss in result.curve["val"][1])
+    rows = list(csv.DictReader((tmp_path / "stage2" / "curve.csv").open()))
+    assert [row["split"] for row in rows].count("train") == 4
+    assert (tmp_path / "stage2" / "generations.txt").read_text().count("What is there?") == 2
+    again = checkpoints.load(tmp_path / "stage2" / "model")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    from dataclasses import replace
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    import torch
+    from lightning import Callback
+    import minillava.training as training
+    from minillava import checkpoints
+    from minillava.config import PRESETS
+    from minillava.records import load_records
+
+    class Kill(training.FiniteLoss):
+        def on_train_batch_start(self, trainer, *args):
+            if trainer.global_step == {at}:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    training.FiniteLoss = Kill
+    model = checkpoints.load({base!r})
+    stage = replace(PRESETS["tiny"].stages["stage2"], batch_size=2, max_length=512)
+    training.train_stage(model, stage, {records!r}, {run!r}, max_steps=6, epochs=3, save_every=1)
+    """
+)
+
+
+def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
+    """The process dies at step 3; the same command then ends with the uninterrupted run's weights."""
+    import json
+
+    texts = [r for r in records if "image" not in r] * 4
+    for i, record in enumerate(texts):
+        texts[i] = record | {"id": str(i)}
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(texts))
+    checkpoints.save(make_model(), tmp_path / "base")
+    for run, at in (("whole", 99), ("killed", 3), ("killed", 99)):
+        code = KILLED.format(
+            tests="", base=str(tmp_path / "base"), records=str(file), run=str(tmp_path / run), at=at
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        expected = -signal.SIGKILL if at == 3 else 0
+        assert done.returncode == expected, done.stderr[-2000:]
+    whole, killed = (checkpoints.load(tmp_path / r / "stage2" / "model") for r in ("whole", "killed"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, killed.state_dict()[name]), name
