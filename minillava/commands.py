@@ -65,9 +65,8 @@ def pretrain(args: Arguments) -> None:
     }[args.base]
     folder = args.folder or Path("runs/bases", name)
     folder.mkdir(parents=True, exist_ok=True)
-    history = make(folder, train_tokenizer(vocabulary_corpus()), seed=args.seed)
-    _write_json(folder / "training.json", history)
-    print(f"{name} is in {folder}; how it was trained in {folder / 'training.json'}.")
+    make(folder, train_tokenizer(vocabulary_corpus()), seed=args.seed)
+    print(f"{name} is in {folder}; how it was made and what it can do: {folder / 'README.md'}.")
 
 
 def train(args: Arguments) -> None:

@@ -7,9 +7,9 @@ circuit's parts written in, everything else random, and training does the rest. 
 batches of 16, one thread: copying stood at 6 % after 400 steps from random weights and at 60 % after 100
 from these.
 
-    layer 0   heads look one (or two) positions back, whatever stands there, and note the word they see
-    layer 1   some heads match the current word with that note: they find what followed it last time;
-              the others match it with the word itself
+    layer 0   every head looks a fixed number of positions back, whatever stands there, and notes that word
+    layer 1   some heads match the current word with those notes: they find what stood one, two, ... places
+              after it last time; the others match it with the word itself
 """
 
 import math
@@ -18,12 +18,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-LOOK_BACK = (1, 1, 1, 2)
-"""How far layer 0's first heads look back; those that look one back feed layer 1's matching heads."""
+LOOK_BACK = (1, 1, 1, 2, 3, 4)
+"""How many positions back each head of layer 0 looks."""
+
+MATCHED = (0, 1, 2, 4)
+"""The heads of layer 0 whose notes the first heads of layer 1 match; its other heads match words."""
 
 _CONSTANT = 3.0
 """What every word embedding holds in dimension 0, in standard deviations: a direction for heads that
 go by position alone, for LLaMA's attention has no biases."""
+
+_LOUD = {True: 2.0, False: 0.5}
+"""Scale of the notes of heads that look one back, and of the others: louder far notes drown the near."""
 
 _SHARPNESS = 30.0
 """Attention logit of a look-back head at its position; its neighbors get some 9 less."""
@@ -33,7 +39,7 @@ _SHARPNESS = 30.0
 def start_with_induction(model: LlamaForCausalLM, seed: int = 0) -> None:
     """Write the circuit into the first two layers of a fresh model, in place.
 
-    Needs untied embeddings, as many key as query heads, and more heads than LOOK_BACK.
+    Needs untied embeddings, and as many query and key heads as LOOK_BACK has entries.
     """
     noise = torch.Generator().manual_seed(seed)
     width, heads = model.config.hidden_size, model.config.num_attention_heads
@@ -67,20 +73,22 @@ def start_with_induction(model: LlamaForCausalLM, seed: int = 0) -> None:
             projection.weight[rows, 0] = column
         read, write = random(size, width), random(width, size)
         read[:, 0] = write[0] = 0
-        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, 2 * write
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, _LOUD[back == 1] * write
         notes.append((read, write))
 
     # Layer 1: content matching in the slow dimensions, which distance hardly turns; values are copied.
     slow = (frequency < 0.05).repeat(2)[:, None]
     for head in range(heads):
         rows = slice(head * size, (head + 1) * size)
-        if head < LOOK_BACK.count(1):
-            read, write = notes[head]
-            query, key = 3.0 * slow * read, 6.0 * slow * write.T
+        if head < len(MATCHED):
+            read, write = notes[MATCHED[head]]
+            near = LOOK_BACK[MATCHED[head]] == 1
+            query, key = 3.0 * slow * read, 12.0 / _LOUD[near] * slow * write.T
+            gain = 1.0 if near else 0.2
         else:
             query = key = 2.0 * slow * random(size, width)
+            gain = 0.5
         copied = random(size, width)
         query[:, 0] = key[:, 0] = copied[:, 0] = 0
         second.q_proj.weight[rows], second.k_proj.weight[rows] = query, key
-        second.v_proj.weight[rows] = copied
-        second.o_proj.weight[:, rows] = copied.T * (1.0 if head < LOOK_BACK.count(1) else 0.5)
+        second.v_proj.weight[rows], second.o_proj.weight[:, rows] = copied, gain * copied.T

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minillava.pretrain.muon import Muon
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -23,6 +25,13 @@ class Schedule:
     def __call__(self, step: int) -> float:
         left = (self.steps - step) / (self.cooldown * self.steps)
         return self.peak * min(1.0, (step + 1) / self.warmup) * max(0.02, min(1.0, left))
+
+
+def muon_and_adamw(module: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices inside the layers, AdamW for embeddings, norms, biases and heads."""
+    hidden = [p for n, p in module.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in module.named_parameters() if p.ndim != 2 or ".layers." not in n]
+    return [Muon(hidden), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def fit(

@@ -1,0 +1,288 @@
+"""The command line: every command through `main`, on a tiny random model; how mistakes end."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from minillava import checkpoints, commands
+from minillava.cli import build_parser, main
+
+COMMANDS = "reproduce pretrain train evaluate ask attend inspect toybox export doctor".split()
+QUESTION = "What color is the ball?"
+
+
+@pytest.fixture
+def model_folder(make_model, tokenizer, tmp_path):
+    model = make_model()
+    head = model.language_model.lm_head.weight.data
+    head[len(tokenizer) :] = 0  # rows that pad the table to a multiple of 64: no token has their ids
+    return str(checkpoints.save(model, tmp_path / "model"))
+
+
+@pytest.fixture
+def image(picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+@pytest.fixture
+def records(image, tmp_path):
+    """A file of 32 records in LLaVA's format."""
+    turns = [
+        {"from": "human", "value": f"<image>\n{QUESTION}"},
+        {"from": "gpt", "value": "The ball is red."},
+    ]
+    rows = [{"id": f"r{i}", "image": image, "conversations": turns} for i in range(32)]
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(rows))
+    return file
+
+
+def mistake(capsys, *argv: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith("minillava: ")
+    assert "Traceback" not in error
+    return error.splitlines()[-1]
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys\nfrom minillava.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'transformers', 'lightning', 'datasets', 'PIL'} & sys.modules.keys()"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert all(f"    {name}" in shown.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example_that_parses_and_says_what_is_left(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    example = text.split("example:")[1].split("leaves:")[0].replace("\\\n", " ")
+    for line in filter(str.strip, example.splitlines()):
+        program, *words = shlex.split(line)
+        assert program == "minillava"
+        assert build_parser().parse_args(words).run is getattr(commands, name)
+    assert len(text.split("leaves:")[1]) > 20
+
+
+def test_no_command_shows_the_help(capsys):
+    assert main([]) == 0
+    assert "minillava doctor" in capsys.readouterr().out
+
+
+def test_ask_prints_the_answer_of_the_model(model_folder, image, capsys):
+    argv = ["ask", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "5"]
+    assert main(argv) == 0
+    expected = checkpoints.load(model_folder).answer(image, QUESTION, max_new_tokens=5)
+    assert capsys.readouterr().out.strip() == expected
+
+
+def test_attend_leaves_a_map_and_its_numbers(model_folder, image, tmp_path, capsys):
+    out, numbers = tmp_path / "new" / "map.png", tmp_path / "map.json"
+    argv = ["attend", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "4"]
+    argv += ["--out", str(out), "--json", str(numbers)]
+    assert main([*argv, "--word", "ball", "--layer", "1", "--head", "-1"]) == 0
+    found = json.loads(numbers.read_text())
+    assert (found["word"], found["layers"], found["heads"]) == ("ball", [1], [3])
+    assert found["question"] == QUESTION
+    heat = found["heat"]
+    assert [len(row) for row in heat] == [4] * 4
+    assert sum(map(sum, heat)) == pytest.approx(found["image_mass"], abs=1e-6)
+    strongest = found["strongest"]
+    assert heat[strongest["row"]][strongest["column"]] == max(map(max, heat)) == strongest["share"]
+    assert Image.open(out).format == "PNG"
+    assert f"{found['image_mass']:.1%}" in capsys.readouterr().out
+
+    assert main(argv) == 0  # the whole answer, over all layers and heads
+    found = json.loads(numbers.read_text())
+    assert (found["layers"], found["heads"]) == ([0, 1], [0, 1, 2, 3])
+
+
+def test_attend_knows_only_words_that_were_said(model_folder, image, tmp_path, capsys):
+    argv = ["attend", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "2"]
+    assert "'zebra' is not in" in mistake(capsys, *argv, "--word", "zebra", "--out", str(tmp_path / "a.png"))
+
+
+def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, capsys, monkeypatch):
+    from minillava.toybox import store
+
+    draw = store.evaluation
+    monkeypatch.setattr(store, "evaluation", lambda split, pictures: draw(split, 1))
+    file = tmp_path / "accuracy.json"
+    argv = ["evaluate", "--model", model_folder, "--split", "val", "--limit", "3"]
+    assert main([*argv, "--baselines", "majority", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["questions"]["all"] == 3
+    assert list(found["accuracy"]) == ["sighted", "majority"]
+    assert f"{100 * found['accuracy']['majority']['all']:.1f}" in capsys.readouterr().out
+
+
+def test_inspect_colors_what_is_supervised(model_folder, records, capsys):
+    assert main(["inspect", "--model", model_folder, "--data", str(records), "--index", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "r3" in out and "30 x 20" in out and "<image> x 16" in out
+    assert "\033[1;32m" in out
+    assert main(["inspect", "--model", model_folder, "--data", str(records)]) == 0
+    assert "32 records: 32 with a picture" in capsys.readouterr().out
+
+
+def test_inspect_says_which_records_there_are(model_folder, records, capsys):
+    argv = ["inspect", "--model", model_folder, "--data", str(records), "--index", "32"]
+    assert "records 0 to 31, not 32" in mistake(capsys, *argv)
+
+
+def test_toybox_shows_records_and_leaves_a_sheet(tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["toybox", "show", "--number", "2", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "toybox/instruct/train/0/0" in shown and "human: " in shown and "gpt: " in shown
+    assert Image.open(out).format == "PNG"
+    assert "has no split 'nope'" in mistake(capsys, "toybox", "show", "--split", "nope")
+
+
+def test_export_writes_a_folder_that_loads(model_folder, tmp_path):
+    folder = tmp_path / "exported"
+    assert main(["export", "--model", model_folder, "--folder", str(folder)]) == 0
+    assert checkpoints.load(folder).config.image_seq_length == 16
+
+
+def test_train_audits_trains_and_says_what_it_left(model_folder, records, tmp_path, capsys):
+    run = tmp_path / "run"
+    argv = ["train", "stage2", "--data", str(records), "--from", model_folder]
+    argv += ["--run-dir", str(run), "--max-steps", "1", "--device-batch", "16"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "every record can be trained on" in out
+    assert "stage2: 1 steps" in out and "model" in out
+    checkpoints.load(run / "stage2" / "model")
+
+
+def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records, tmp_path, capsys):
+    rows = json.loads(records.read_text())
+    rows[5]["image"] = "nowhere.png"
+    records.write_text(json.dumps(rows))
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
+    argv += ["--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--device-batch", "8"]
+    assert "1 of 32 records cannot be trained on" in mistake(capsys, *argv)
+    assert not (tmp_path / "run" / "stage1" / "curve.csv").exists()
+    assert main([*argv, "--skip-broken"]) == 0
+    assert "nowhere.png" in capsys.readouterr().out
+    assert (tmp_path / "run" / "stage1" / "projector.safetensors").is_file()
+
+
+def test_stage_2_asks_for_stage_1(tmp_path, capsys):
+    line = mistake(capsys, "train", "stage2", "--run-dir", str(tmp_path))
+    assert "minillava train stage1 --run-dir" in line
+
+
+def test_a_preset_without_data_asks_for_it(model_folder, capsys):
+    argv = ["train", "stage1", "--preset", "llava-1.5-7b", "--from", model_folder]
+    assert "give --data FILE" in mistake(capsys, *argv)
+
+
+def test_what_is_not_shipped_yet_names_the_command_that_makes_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(commands, "DATA", tmp_path)
+    for name, made_by in (("tiny-clip", "pretrain clip"), ("tiny-llava", "reproduce")):
+        argv = ["ask", "--model", str(tmp_path / name), "--image", "x.png", "What?"]
+        line = mistake(capsys, *argv)
+        assert f"no {tmp_path / name}" in line and f"minillava {made_by}" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("A sentence."),
+        FileNotFoundError("A sentence."),
+        FloatingPointError("A sentence."),
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file"),
+        ModuleNotFoundError("No module named 'peft'"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_line(error, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(commands, "doctor", fail)
+    line = mistake(capsys, "doctor")
+    assert str(error) in line
+    assert ("minillava doctor" in line) == isinstance(error, ImportError)
+    assert main(["doctor", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    def fail(args):
+        raise KeyError("x")
+
+    monkeypatch.setattr(commands, "doctor", fail)
+    with pytest.raises(KeyError):
+        main(["doctor"])
+
+
+def press(args):
+    raise KeyboardInterrupt
+
+
+def press_in_lightning(args):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+@pytest.mark.parametrize("interrupt", [press, press_in_lightning])
+def test_ctrl_c_says_how_to_go_on(interrupt, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "reproduce", interrupt)
+    monkeypatch.setattr(commands, "doctor", interrupt)
+    assert main(["reproduce"]) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+    assert main(["doctor"]) == 130
+    assert "goes on" not in capsys.readouterr().err
+
+
+def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, capsys):
+    from minillava import reproduce
+    from minillava.pretrain import clip, language
+
+    calls = {}
+    monkeypatch.setattr(commands, "_need", lambda *folders: None)
+    monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: calls.update(reproduce=(a, k)))
+    assert main(["reproduce", "--run-dir", "there", "--seed", "3", "--fast-dev-run"]) == 0
+    (folder,), options = calls["reproduce"]
+    assert (str(folder), options) == ("there", {"seed": 3, "fast_dev_run": True})
+
+    for base, module, function in (
+        ("clip", clip, "pretrain_clip"),
+        ("lm", language, "pretrain_language"),
+    ):
+        monkeypatch.setattr(module, function, lambda folder, tokenizer, seed: {"steps": len(tokenizer)})
+        folder = tmp_path / base
+        assert main(["pretrain", base, "--folder", str(folder)]) == 0
+        assert json.loads((folder / "training.json").read_text())["steps"] > 300
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    code = "import os, sys; from minillava.cli import main; sys.exit(main(['doctor']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    process.stdout.close()
+    _, error = process.communicate()
+    assert b"Traceback" not in error and b"BrokenPipe" not in error
