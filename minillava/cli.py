@@ -83,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     p = command(
         "pretrain", commands.pretrain, "make a tiny base anew: clip (vision tower) or lm (language model)",
         example="minillava pretrain clip",
-        leaves="a transformers folder, its training.json, and training-*/ with curves and "
-        "checkpoints, in --folder. Interrupted, the same command goes on where it was.",
+        leaves="a transformers folder with its card (README.md: steps, minutes, scores, hash) and "
+        "history.json (curves), in --folder. Interrupted, the same command goes on where it was.",
         resumes=True,
     )  # fmt: skip
     p.add_argument("base", choices=("clip", "lm"))

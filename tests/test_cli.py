@@ -269,10 +269,13 @@ def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, c
         ("clip", clip, "pretrain_clip"),
         ("lm", language, "pretrain_language"),
     ):
-        monkeypatch.setattr(module, function, lambda folder, tokenizer, seed: {"steps": len(tokenizer)})
+        monkeypatch.setattr(module, function, lambda *a, **k: calls.update(pretrain=(a, k)))
         folder = tmp_path / base
-        assert main(["pretrain", base, "--folder", str(folder)]) == 0
-        assert json.loads((folder / "training.json").read_text())["steps"] > 300
+        assert main(["pretrain", base, "--folder", str(folder), "--seed", "4"]) == 0
+        (given, tokenizer), options = calls["pretrain"]
+        assert (given, options) == (folder, {"seed": 4})
+        assert len(tokenizer) > 300
+        assert str(folder / "README.md") in capsys.readouterr().out
 
 
 def test_a_reader_that_stops_early_is_no_error():
