@@ -338,6 +338,6 @@ def answer_maps(
 def _pieces(ids: list[int], tokenizer) -> list[str]:
     """Each token's text; "▁" is SentencePiece's leading space, lost when one is decoded alone."""
     return [
-        piece.replace("▁", " ") if "▁" in piece else tokenizer.decode([index])
+        piece.replace("▁", " ") if piece and "▁" in piece else tokenizer.decode([index])
         for index, piece in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
     ]

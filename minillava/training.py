@@ -227,7 +227,7 @@ def train_stage(
         seed=seed,
     )
     total = min(stage.steps(len(train)), max_steps or math.inf)
-    module = Stage(model, stage, total, FeatureCache(cache_bytes))
+    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes))
     curve = Curve(folder, probes)
     last = folder / LAST
     engine = Trainer(
@@ -256,7 +256,7 @@ def train_stage(
         **options,
     )  # fmt: skip
     started = time.perf_counter()
-    engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=False)
+    engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
     if "language_model" in stage.trains:
         checkpoints.export(model, folder / "model")
     else:

@@ -149,14 +149,14 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_
 def test_checkpoints_hold_only_what_changed(make_model, records, tmp_path):
     model = make_model()
     train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=2, save_every=1)
-    saved = torch.load(tmp_path / "stage1" / "last.ckpt", weights_only=False)["state_dict"]
+    saved = torch.load(tmp_path / "stage1" / "last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[1] for name in saved} == {"multi_modal_projector"}
 
 
 def test_a_checkpoint_of_another_shape_is_named_with_both_shapes(make_model, records, tmp_path):
     train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=2, save_every=1)
     file = tmp_path / "stage1" / "last.ckpt"
-    saved = torch.load(file, weights_only=False)
+    saved = torch.load(file, weights_only=True)
     key = "model.multi_modal_projector.linear_1.bias"
     saved["state_dict"][key] = torch.zeros(3)
     torch.save(saved, file)

@@ -13,84 +13,27 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from minillava.images import preprocess
 from minillava.pretrain.card import save_base
+from minillava.pretrain.clip_model import build_clip, embed_pictures, embed_texts, set_grid
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
+from minillava.pretrain.probe import measure
 from minillava.toybox import language, records
 from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
 from minillava.toybox.draw import draw
 from minillava.toybox.scene import MAX_OBJECTS, SIZE, Scene
 
-PATCH = 12
 LOW = SIZE // 2
 """Edge in pixels of the low-resolution phase's crops."""
+
+CARD = ("tiny-CLIP", "minillava pretrain clip")
 
 BATCH = 64
 CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
-
-
-def build_clip(vocab_size: int, bos: int, eos: int, pad: int) -> CLIPModel:
-    """A CLIP of 1.9 M parameters: pictures of SIZE pixels in patches of PATCH, layers of width 128."""
-    return CLIPModel(
-        CLIPConfig(
-            vision_config={
-                "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6,
-                "num_attention_heads": 4, "image_size": SIZE, "patch_size": PATCH,
-            },
-            text_config={
-                "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3,
-                "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": vocab_size,
-                "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
-            },
-            projection_dim=128,
-        )
-    )  # fmt: skip
-
-
-def set_grid(model: CLIPModel, edge: int, strength: float) -> None:
-    """Let the tower take pictures of `edge` pixels: write a new table of position embeddings.
-
-    Sines and cosines of row and column, at `strength` times the scale of the patch embeddings; 0 for crops,
-    where a place means nothing. CLIP's own initialization stays a hundred times smaller than what these
-    crisp pictures' patches embed to, and after 500 steps the tower could not tell left from right.
-    """
-    embeddings = model.vision_model.embeddings
-    width, grid = model.config.vision_config.hidden_size, edge // PATCH
-    frequency = 2.0 ** (-torch.arange(width // 4) / (width // 16))
-    angle = torch.arange(grid)[:, None] * frequency  # [grid, width / 4]
-    axis = torch.cat([angle.sin(), angle.cos()], dim=1)
-    rows = axis[:, None].expand(-1, grid, -1)
-    columns = axis[None].expand(grid, -1, -1)
-    table = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    with torch.no_grad():
-        patches = embeddings.patch_embedding(preprocess(Image.new("RGB", (edge, edge), "gray"), edge)[None])
-    table = torch.cat([torch.zeros(1, width), table]) * strength * patches.std() / table.std()
-    embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-    embeddings.register_buffer("position_ids", torch.arange(len(table))[None], persistent=False)
-    embeddings.image_size = model.config.vision_config.image_size = edge
-    embeddings.num_patches, embeddings.num_positions = grid**2, len(table)
-
-
-def embed_pictures(model: CLIPModel, pixel_values: Tensor) -> Tensor:
-    """[B, 3, S, S] -> unit vectors [B, 128]."""
-    pooled = model.vision_model(pixel_values=pixel_values).pooler_output
-    return F.normalize(model.visual_projection(pooled), dim=-1)
-
-
-def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:
-    """Texts -> unit vectors [C, 128], taken at `</s>` as CLIP takes them."""
-    limit = model.config.text_config.max_position_embeddings - 1
-    rows = [torch.tensor([*ids[:limit], tokenizer.eos_token_id]) for ids in tokenizer(texts).input_ids]
-    pad = nn.utils.rnn.pad_sequence
-    input_ids = pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    mask = pad([torch.ones_like(row) for row in rows], batch_first=True)
-    pooled = model.text_model(input_ids=input_ids, attention_mask=mask).pooler_output
-    return F.normalize(model.text_projection(pooled), dim=-1)
 
 
 def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
@@ -154,8 +97,7 @@ def pretrain_clip(
     training goes on from its last checkpoint.
     """
     torch.manual_seed(seed)
-    ids = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    model = build_clip(-(-len(tokenizer) // 64) * 64, *ids)
+    model = build_clip(-(-len(tokenizer) // 64) * 64, tokenizer.bos_token_id, tokenizer.pad_token_id)
     bias = nn.Parameter(torch.tensor(-3.0))
     history = {}
     for phase, edge, strength, steps in (("low", LOW, 0.0, low_steps), ("full", SIZE, 0.25, full_steps)):
@@ -173,17 +115,3 @@ def pretrain_clip(
             trained, loss, muon_and_adamw(trained), schedule, folder / f"training-{phase}", f"clip {phase}"
         )
     return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))
-
-
-CARD = ("tiny-CLIP", "minillava pretrain clip")
-
-
-def measure(model: CLIPModel, tokenizer, pictures: int = 300) -> dict[str, str]:
-    """The card's numbers: zero-shot accuracy among hard negatives, and probes at LLaVA's layer -2."""
-    from minillava.pretrain.probe import linear_probes, zero_shot
-
-    probes = linear_probes(model, 2 * pictures)
-    scores = {"right caption among 8, 7 of them wrong in one word": zero_shot(model, tokenizer, pictures)}
-    for name, value in probes[len(probes) - 2].items():
-        scores[f"{name}, linear readout of layer -2 (of the patch embeddings: {probes[0][name]:.1%})"] = value
-    return {what: f"{value:.1%}" for what, value in scores.items()}

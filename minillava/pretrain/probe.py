@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from minillava.images import PatchGeometry, preprocess
-from minillava.pretrain.clip import PATCH, embed_pictures, embed_texts
+from minillava.pretrain.clip_model import PATCH, embed_pictures, embed_texts
 from minillava.toybox import language, records
 from minillava.toybox.claims import VALUES
 from minillava.toybox.draw import draw
@@ -74,3 +74,12 @@ def linear_probes(model: CLIPModel, pictures: int = 600) -> dict[int, dict[str, 
             guess = x[half:] @ torch.linalg.solve(gram, x[:half].T @ y[:half])
             scores[layer][name] = (guess.argmax(1) == y[half:].argmax(1)).float().mean().item()
     return scores
+
+
+def measure(model: CLIPModel, tokenizer, pictures: int = 300) -> dict[str, str]:
+    """The card's numbers: zero-shot accuracy among hard negatives, and probes at LLaVA's layer -2."""
+    probes = linear_probes(model, 2 * pictures)
+    scores = {"right caption among 8, 7 of them wrong in one word": zero_shot(model, tokenizer, pictures)}
+    for name, value in probes[len(probes) - 2].items():
+        scores[f"{name}, linear readout of layer -2 (of the patch embeddings: {probes[0][name]:.1%})"] = value
+    return {what: f"{value:.1%}" for what, value in scores.items()}
