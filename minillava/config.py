@@ -120,13 +120,22 @@ PRESETS = {
             language_model=str(DATA / "tiny-vicuna"),
             finished=str(DATA / "tiny-llava"),
             stages={
+                # Small batches and high rates: the models are a thousandth of the size, and have minutes.
                 "stage1": replace(
-                    STAGE1, batch_size=32, learning_rate=2e-3, samples=6_400,
-                    max_length=512, precision="32-true",
+                    STAGE1,
+                    batch_size=32,
+                    learning_rate=2e-3,
+                    samples=4_800,
+                    max_length=512,
+                    precision="32-true",
                 ),
                 "stage2": replace(
-                    STAGE2, batch_size=32, learning_rate=1e-3, samples=16_000,
-                    max_length=512, precision="32-true",
+                    STAGE2,
+                    batch_size=16,
+                    learning_rate=1e-3,
+                    samples=9_600,
+                    max_length=512,
+                    precision="32-true",
                 ),
             },
         ),

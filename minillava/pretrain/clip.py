@@ -9,6 +9,7 @@ quarter of the area, teach what things are; then whole pictures, growing to five
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,6 +37,34 @@ CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One part of the training. `places` is the share of claims that say where, `place_weight` how often a
+    false twin differs in that; scenes grow from `first` to MAX_OBJECTS objects; `strength` as in `set_grid`.
+    """
+
+    name: str
+    edge: int
+    strength: float
+    steps: int
+    schedule: Schedule
+    first: int = 2
+    places: float = 0.5
+    place_weight: int = 2
+
+    def most(self, step: int) -> int:
+        """The most objects of a scene at `step`; a crop shows one."""
+        return 1 if self.edge == LOW else min(MAX_OBJECTS, self.first + 8 * step // self.steps)
+
+
+PHASES = (
+    Phase("low", LOW, 0.0, 2400, Schedule(2400, cooldown=0.2), places=0.0),
+    Phase("full", SIZE, 0.25, 1100, Schedule(1100, cooldown=0.5)),
+    Phase("places", SIZE, 1.0, 700, Schedule(700, peak=1.5e-3, cooldown=0.4), 1, 0.9, 6),
+)
+"""What things are, on crops; then whole pictures; then, with louder positions, where things are."""
+
+
 def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
     """A batch of training scenes, each followed by its hard negative."""
     for i in range(index, index + BATCH // 2):
@@ -56,17 +85,18 @@ def picture(scene: Scene, rng: random.Random, low: bool) -> Tensor:
 
 
 def contrastive_loss(
-    model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, most: int, low: bool
+    model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, phase: Phase, step: int
 ) -> Tensor:
     """The loss of one batch: all picture-claim pairs, each picture's own pairs, and dense captions."""
-    batch = list(scenes(index, rng, most))
+    low = phase.edge == LOW
+    batch = list(scenes(index, rng, phase.most(step)))
     pixels = torch.stack([picture(scene, rng, low) for scene in batch])
     own: list[tuple[int, Claim]] = []
     for row, scene in enumerate(batch):
         for _ in range(CLAIMS):
-            claim = sample_claim(scene, rng, places=not low)
-            twin = sample_twin(claim, scene, rng)
-            own += [(row, claim)] + ([(row, twin)] if twin and (twin.place is None or not low) else [])
+            claim = sample_claim(scene, rng, phase.places)
+            twin = sample_twin(claim, scene, rng, phase.place_weight)
+            own += [(row, claim)] + ([(row, twin)] if twin else [])
     claims = list(dict.fromkeys(claim for _, claim in own))
     column = {claim: i for i, claim in enumerate(claims)}
     truth = torch.tensor([[float(claim.holds(scene)) for claim in claims] for scene in batch])
@@ -88,30 +118,30 @@ def contrastive_loss(
     return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, torch.tensor(chosen))
 
 
-def pretrain_clip(
-    folder: Path, tokenizer, low_steps: int = 2400, full_steps: int = 1100, seed: int = 0
-) -> dict:
+def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, seed: int = 0) -> dict:
     """Train tiny-CLIP and save it into `folder`, a transformers CLIP folder with its tokenizer and card.
 
-    Returns the record of the training: steps, seconds and loss curve of both phases. An interrupted
+    Returns the record of the training: steps, seconds and loss curve of each phase. An interrupted
     training goes on from its last checkpoint.
     """
     torch.manual_seed(seed)
     model = build_clip(-(-len(tokenizer) // 64) * 64, tokenizer.bos_token_id, tokenizer.pad_token_id)
     bias = nn.Parameter(torch.tensor(-3.0))
+    trained = nn.ModuleDict({"clip": model, "bias": nn.ParameterList([bias])})
     history = {}
-    for phase, edge, strength, steps in (("low", LOW, 0.0, low_steps), ("full", SIZE, 0.25, full_steps)):
-        set_grid(model, edge, strength)
-        trained = nn.ModuleDict({"clip": model, "bias": nn.ParameterList([bias])})
+    for number, phase in enumerate(phases):
+        set_grid(model, phase.edge, phase.strength)
 
-        def loss(step: int, phase: str = phase, steps: int = steps) -> Tensor:
-            rng = random.Random(f"clip/{seed}/{phase}/{step}")
-            most = 1 if phase == "low" else min(MAX_OBJECTS, 2 + 8 * step // steps)
-            index = step * BATCH + (0 if phase == "low" else 10_000_000)
-            return contrastive_loss(model, bias, tokenizer, index, rng, most, phase == "low")
+        def loss(step: int, phase: Phase = phase, number: int = number) -> Tensor:
+            rng = random.Random(f"clip/{seed}/{phase.name}/{step}")
+            return contrastive_loss(model, bias, tokenizer, step * BATCH + number * 10**7, rng, phase, step)
 
-        schedule = Schedule(steps, cooldown=0.2 if phase == "low" else 0.5)
-        history[phase] = fit(
-            trained, loss, muon_and_adamw(trained), schedule, folder / f"training-{phase}", f"clip {phase}"
+        history[phase.name] = fit(
+            trained,
+            loss,
+            muon_and_adamw(trained),
+            phase.schedule,
+            folder / f"training-{phase.name}",
+            f"clip {phase.name}",
         )
     return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))

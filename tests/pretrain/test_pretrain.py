@@ -1,6 +1,7 @@
 """How the bases are made: each ingredient does what its docstring says, on a few steps."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -157,7 +158,8 @@ def test_hard_negatives_are_false_and_one_word_away():
 
 def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "BATCH", 8)
-    clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, low_steps=2, full_steps=2)
+    phases = tuple(replace(phase, steps=2, schedule=Schedule(2)) for phase in clip.PHASES)
+    clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, phases)
     tower = CLIPModel.from_pretrained(tmp_path / "clip")
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1

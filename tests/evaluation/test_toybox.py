@@ -1,0 +1,89 @@
+"""The table of accuracies: its columns mean what they say, with models whose behavior is known."""
+
+import json
+
+import pytest
+
+from minillava.evaluation import evaluate
+from minillava.evaluation.toybox import held_out
+from minillava.images import open_image
+from minillava.reproduce import objects_f1
+from minillava.toybox import language, records, store
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return store.evaluation("val", pictures=12)
+
+
+class Knowing:
+    """Answers rightly when shown the right picture, or told about it; otherwise says "yes"."""
+
+    def __init__(self, table):
+        self.pictures = {(row["image"]["bytes"], row["question"]): row["answer"] for row in table}
+        self.told = {f"{row['captions'][0]}\n{row['question']}": row["answer"] for row in table}
+
+    def answer_batch(self, images, questions, **_):
+        pairs = zip(images, questions, strict=True)
+        return [self.pictures.get((i, q)) or self.told.get(q) or "yes" for i, q in pairs]
+
+
+def test_columns_differ_by_what_the_model_is_shown(questions):
+    report = evaluate(Knowing(questions), questions, baselines=("blind", "shuffled", "oracle", "majority"))
+    accuracy = {column: values["all"] for column, values in report.accuracy.items()}
+    yes = sum(row["answer"] == "yes" for row in questions) / len(questions)
+    assert accuracy["sighted"] == accuracy["oracle"] == 1
+    assert accuracy["blind"] == pytest.approx(yes)
+    assert accuracy["shuffled"] < 0.5
+    assert report.accuracy["majority"]["exist"] >= 0.5
+
+
+def test_answers_are_compared_as_vqa_does(questions):
+    class Loud(Knowing):
+        def answer_batch(self, images, questions, **_):
+            return [f"The {a.upper()}." for a in super().answer_batch(images, questions)]
+
+    assert evaluate(Loud(questions), questions).accuracy["sighted"]["all"] == 1
+
+
+def test_types_and_limit_choose_questions(questions):
+    report = evaluate(Knowing(questions), questions, types=["color", "count"], limit=5)
+    assert set(report.counts) <= {"all", "color", "count"} and report.counts["all"] == 5
+
+
+def test_what_is_unknown_is_named_with_the_choice(questions):
+    with pytest.raises(ValueError, match="smell.*Types are relation"):
+        evaluate(None, questions, types=["smell"])
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        evaluate(None, "dev")
+
+
+def test_a_report_is_a_table_and_files(questions, tmp_path):
+    report = evaluate(Knowing(questions), questions, baselines=("blind",))
+    assert "| all | " in report.to_markdown() and "100.0 [100.0, 100.0]" in report.to_markdown()
+    files = report.save(tmp_path)
+    assert json.loads(files[0].read_text())["accuracy"]["sighted"]["all"] == 1
+    rows = [json.loads(line) for line in files[2].read_text().splitlines()]
+    assert [row["id"] for row in rows] == questions["id"]
+
+
+def test_the_shipped_questions_are_what_the_generator_makes():
+    """The frozen set: over 1,000 questions, and the first ones are today's generator's, to the pixel."""
+    shipped = held_out("test")
+    assert len(shipped) >= 1000
+    for row, made in zip(shipped, records.evaluation_records("test", 3), strict=False):
+        assert {k: row[k] for k in ("id", "question", "answer", "boxes")} == {
+            k: made[k] for k in ("id", "question", "answer", "boxes")
+        }
+        pixels = [open_image(r["image"]["bytes"]).tobytes() for r in (row, made)]
+        assert pixels[0] == pixels[1]
+
+
+def test_caption_f1_counts_whole_objects():
+    scene = next(s for s in (records.scene("val", i) for i in range(50)) if len(s.objects) == 3)
+    caption = language.caption(scene)
+    assert objects_f1(caption, scene) == 1
+    first, rest = caption.split(", ", 1)
+    assert objects_f1(rest, scene) == pytest.approx(2 * 2 / (2 + 3))
+    assert objects_f1(f"{caption[:-1]}, {first}.", scene) == pytest.approx(2 * 3 / (4 + 3))
+    assert objects_f1("nothing to see", scene) == 0
