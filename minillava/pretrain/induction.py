@@ -3,9 +3,9 @@
 Answering questions about a text means finding a word's earlier occurrence and reading what stood beside it
 (induction heads: Olsson et al., arXiv 2209.11895). From the usual random weights that circuit appears
 after millions of tokens; a large model has them, two cores do not. So the first two layers start with the
-circuit's parts written in, everything else random, and training does the rest. Measured with `repeats`,
-batches of 16, one thread: copying stood at 6 % after 400 steps from random weights and at 60 % after 100
-from these.
+circuit's parts written in, everything else random, and training does the rest. Measured on copying, batches
+of 16, one thread: after 100 steps 60 % of the words were right with three heads that look one back (AdamW,
+3e-3); weights that were random but for equal queries and keys had 6 % after 400 steps (2e-3).
 
     layer 0   every head looks a fixed number of positions back, whatever stands there, and notes that word
     layer 1   some heads match the current word with those notes: they find what stood one, two, ... places
