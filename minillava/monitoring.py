@@ -60,7 +60,11 @@ class Curve(Callback):
         self._losses: list[torch.Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.resumed_from = trainer.global_step
+        self.resume(trainer.global_step)
+
+    def resume(self, step: int) -> None:
+        """Take over what the file holds up to `step`; Lightning starts no training that is finished."""
+        self.resumed_from = step
         if self.resumed_from and self.file.is_file():
             with self.file.open(newline="") as lines:
                 stored = [

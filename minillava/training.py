@@ -257,6 +257,8 @@ def train_stage(
     )  # fmt: skip
     started = time.perf_counter()
     engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
+        curve.resume(engine.global_step)
     if "language_model" in stage.trains:
         checkpoints.export(model, folder / "model")
     else:

@@ -146,6 +146,17 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_
     assert curves[0] == curves[1]
 
 
+def test_a_finished_stage_asked_for_again_trains_nothing_and_forgets_nothing(make_model, records, tmp_path):
+    kwargs = {"max_steps": 4, "save_every": 2, "validation": records[:2], "validations": 2}
+    first, again = make_model(), make_model()
+    one = train_stage(first, STAGES["stage2"], records, tmp_path, **kwargs)
+    two = train_stage(again, STAGES["stage2"], records, tmp_path, **kwargs)
+    assert (two.resumed_from, two.steps) == (4, 4)
+    assert one.curve == two.curve and len(one.curve["val"][0]) == 2
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
 def test_checkpoints_hold_only_what_changed(make_model, records, tmp_path):
     model = make_model()
     train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=2, save_every=1)
