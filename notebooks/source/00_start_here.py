@@ -115,8 +115,9 @@ plots.attention_overlay(
 )
 
 # %% [markdown]
-# A pleasing picture: the word *square* looks at the square. **Do not believe it yet.** The head was chosen
-# because it does so here. Toybox knows where every object is, so we can count instead: over sixty questions,
+# The brightest patch touches the square: the word *square* seems to look at the square. **Do not believe it
+# yet.** The top row is bright as well, and the head is the best of 24, picked because it does well. Toybox
+# knows where every object is, so we can count instead: over sixty questions,
 # how often is the brightest patch on the right object, and how often on *another* object?
 
 # %%
