@@ -20,9 +20,11 @@ from types import EllipsisType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.clip.modeling_clip import CLIPAttention
 from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
 
+from minillava.adopt import adopt
 from minillava.conversation import IMAGE_TOKEN
 from minillava.images import PatchGeometry, open_image
 from minillava.model import MiniLlava, Picture
@@ -72,6 +74,15 @@ class Recording:
         device = self.rows.device
         return torch.stack([self._layer(index).to(device) for index in self.layers], dim=1)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the recording holds, in bytes: float32, L·H·R·T numbers.
+
+        LLaVA-1.5-7B (32 layers, 32 heads), 650 positions, 32 rows: 85 MB. All rows: 1.7 GB.
+        """
+        held = (tensor for kept in self._seen.values() for pair in kept for tensor in pair)
+        return sum({s.data_ptr(): s.nbytes() for s in map(Tensor.untyped_storage, held)}.values())
+
     def _layer(self, index: int) -> Tensor:
         """[B, H, R, T] of one layer: rows of earlier steps saw fewer keys, so they end in zeros."""
         parts = [weights for _, weights in self._seen[index]]
@@ -105,7 +116,7 @@ def record(
     Raises:
         ValueError: `model` has no such attention, or two stacks of it; an index is out of range.
     """
-    stack = _attention_stack(model)
+    stack = attention_stack(model)
     layers = None if layers is None else _indices(layers, len(stack), "layer")
     recording = Recording(layers, _indices(heads, stack[0].config.num_attention_heads, "head"))
     with ExitStack() as hooks:
@@ -116,7 +127,8 @@ def record(
         yield recording
 
 
-def _attention_stack(model: nn.Module) -> list[nn.Module]:
+def attention_stack(model: nn.Module) -> list[nn.Module]:
+    """The attention modules that `record` would tap, in order; ValueError as there."""
     for kind in (LlamaAttention, CLIPAttention):
         stack = [module for module in model.modules() if isinstance(module, kind)]
         if len({id(attention.config) for attention in stack}) > 1:
@@ -261,10 +273,7 @@ class TokenMaps:
         start = self.text.rfind(phrase)
         if start < 0 or not phrase:
             raise ValueError(f"{phrase!r} is not in {self.text!r}.")
-        lengths = np.array([len(token) for token in self.tokens])
-        ends = lengths.cumsum()
-        overlap = (ends > start) & (ends - lengths < start + len(phrase))
-        return np.flatnonzero(overlap).tolist()
+        return spelling(self.tokens, start, start + len(phrase))
 
 
 @dataclass(frozen=True)
@@ -289,21 +298,25 @@ class AnswerMaps:
 
 
 def answer_maps(
-    model: MiniLlava,
+    model: MiniLlava | LlavaForConditionalGeneration,
     image: Picture,
     question: str,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     **generation,
 ) -> AnswerMaps:
     """Ask about a picture and keep where each word of the question and the answer looked.
 
-    The answer is `model.answer`'s, and the maps come from the passes that gave it. `generation`
-    goes to `model.generate`.
+    The answer is `model.answer`'s, and the maps come from the passes that gave it. A llava-hf model
+    needs its `tokenizer` beside it, and is asked in LLaVA-1.5's way: the picture padded to a square.
+    `generation` goes to `MiniLlava.generate`.
 
     Raises:
-        ValueError: beam search was asked for, whose rows belong to changing beams.
+        ValueError: beam search was asked for, whose rows belong to changing beams; a llava-hf model
+            without a tokenizer.
     """
+    model = adopt(model, tokenizer)
     if generation.get("num_beams", 1) > 1:
         raise ValueError("answer_maps follows one path of tokens; leave num_beams out.")
     tokenizer, vision = model.tokenizer, model.config.vision_config
@@ -327,15 +340,22 @@ def answer_maps(
     maps = maps.permute(2, 0, 1, 3, 4).cpu().numpy()
     return AnswerMaps(
         answer=tokenizer.decode(new, skip_special_tokens=True).strip(),
-        answered=TokenMaps(_pieces(new, tokenizer), maps[len(asked) - 1 :][: len(new)]),
-        prompt=TokenMaps(_pieces(asked, tokenizer), maps[: len(asked)]),
+        answered=TokenMaps(pieces(new, tokenizer), maps[len(asked) - 1 :][: len(new)]),
+        prompt=TokenMaps(pieces(asked, tokenizer), maps[: len(asked)]),
         layers=recording.layers,
         heads=recording.heads,
         geometry=PatchGeometry(*image.size, vision.image_size, vision.patch_size, "pad"),
     )
 
 
-def _pieces(ids: list[int], tokenizer) -> list[str]:
+def spelling(tokens: Sequence[str], start: int, end: int) -> list[int]:
+    """Indices of the tokens that spell the characters start to end (exclusive) of their joined text."""
+    lengths = np.array([len(token) for token in tokens])
+    ends = lengths.cumsum()
+    return np.flatnonzero((ends > start) & (ends - lengths < end)).tolist()
+
+
+def pieces(ids: list[int], tokenizer) -> list[str]:
     """Each token's text; "▁" is SentencePiece's leading space, lost when one is decoded alone."""
     return [
         piece.replace("▁", " ") if piece and "▁" in piece else tokenizer.decode([index])

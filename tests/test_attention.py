@@ -242,6 +242,20 @@ def test_models_that_cannot_be_recorded_are_refused():
             pass
 
 
+def test_32_rows_of_a_7b_fit_in_100_megabytes():
+    """LLaVA-1.5-7B's layers, heads and positions, at a width that a test can afford."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{
+        **TEXT, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+        "hidden_size": 64, "max_position_embeddings": 1024,
+    })).eval()
+    with torch.no_grad(), record(model, rows=slice(-32, None)) as recording:
+        model.model(ids(1, 650), use_cache=False)
+    assert recording.weights.shape == (1, 32, 32, 32, 650)
+    numbers = 32 * 32 * 32 * 650
+    assert 4 * numbers <= recording.nbytes < 4 * numbers + 1e5 < 100e6
+
+
 def test_an_empty_recording_says_so(llama):
     with record(llama) as recording:
         pass

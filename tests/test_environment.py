@@ -29,7 +29,7 @@ LAYERS = [
     "data model",
     "checkpoints",
     "monitoring training pretrain chat",
-    "grounding figure attention plots evaluation",
+    "adopt attention grounding heads passage relevance ablation figure plots attention_page evaluation",
     "exercises demo reproduce doctor",
     "commands",
     "cli",
