@@ -7,10 +7,13 @@ Chance is not the box's area: attention likes objects, so even an untrained head
 falls on *some* object, the right one as often as not. Read every score beside its baselines.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+THRESHOLDS = np.linspace(0.1, 0.9, 9)
+"""Shares of a map's peak above which a patch counts as pointed at, for `overlap`."""
 
 
 def truth(cover: np.ndarray) -> np.ndarray:
@@ -40,6 +43,11 @@ def mass_in_box(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return inside / np.where(total > 0, total, 1)
 
 
+def concentration(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """How many times denser the map is in the box than over the picture: its mass by the box's area."""
+    return mass_in_box(maps, cover) / cover.mean()
+
+
 def rank_accuracy(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Relevance rank accuracy (CLEVR-XAI): the object's share of the k strongest patches.
 
@@ -50,20 +58,74 @@ def rank_accuracy(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return inside[order[..., : inside.sum()]].mean(-1)
 
 
-MEASURES = {"pointing": pointing, "mass": mass_in_box, "rank": rank_accuracy}
+def overlap(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """IoU of the patches above each of THRESHOLDS of the map's peak with the object's, [..., 9].
+
+    Which threshold is best is for other examples to say: `chosen_elsewhere` does.
+    """
+    inside = truth(cover)
+    peak = maps.max((-2, -1), keepdims=True)
+    lit = maps[..., None] >= THRESHOLDS * np.where(peak > 0, peak, 1)[..., None]  # [..., grid, grid, 9]
+    both = (lit & inside[..., None]).sum((-3, -2))
+    return both / (lit | inside[..., None]).sum((-3, -2))
+
+
+def specificity(
+    maps: np.ndarray, cover: np.ndarray, other_maps: np.ndarray, other_cover: np.ndarray
+) -> np.ndarray:
+    """1 if two questions about one picture each draw the map to their own object, else 0.
+
+    `maps` are of the question about the object under `cover`, `other_maps` of that about the other. Each
+    object must get a larger share when it is asked about than when the other is; so a map that ignores the
+    question scores 0, however well it points, and noise scores 1/4.
+    """
+    more_here = mass_in_box(maps, cover) > mass_in_box(other_maps, cover)
+    more_there = mass_in_box(other_maps, other_cover) > mass_in_box(maps, other_cover)
+    return (more_here & more_there).astype(float)
+
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "pointing": pointing,
+    "mass": mass_in_box,
+    "mass/area": concentration,
+    "rank": rank_accuracy,
+    "iou": overlap,
+}
+
+
+def chosen_elsewhere(scores: np.ndarray, *along: np.ndarray) -> list[np.ndarray]:
+    """Scores [n, ...] of the best candidate, [n]: each half of the examples by the choice of the other half.
+
+    why halves: the best of many candidates (heads, rows, thresholds) wins partly by luck on the examples that
+    chose it. Every array of `along` is read at the same choices. Candidates are all axes but the first.
+
+    Raises:
+        ValueError: fewer than two examples, which have no halves.
+    """
+    if len(scores) < 2:
+        raise ValueError(
+            f"Choosing a head on one half and scoring it on the other needs two examples or more, not "
+            f"{len(scores)}."
+        )
+    flat = [array.reshape(len(scores), -1) for array in (scores, *along)]
+    found = [np.empty(len(scores)) for _ in flat]
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        best = np.delete(flat[0], half, axis=0).mean(0).argmax()
+        for array, values in zip(flat, found, strict=True):
+            values[half] = array[half, best]
+    return found
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """Scores of n examples on one measure.
+    """Scores of n examples on one measure; "iou" has a last axis more, its thresholds.
 
     Attributes:
-        heads: of each head, [n, L, H].
-        mean_map: of the map averaged over all layers and heads, [n].
-        other: of the same heads against the picture's other objects, their mean, [n, L, H]; NaN
-            where there is none.
+        heads: of each head, [n, L, H], or of each row and head, [n, R, L, H].
+        mean_map: of the map averaged over all layers and heads, [n], or of each row's, [n, R].
+        other: like `heads`, against the picture's other objects, their mean; NaN where there is none.
         center: of a map that points at the picture's center whatever is asked, [n].
-        area: the object's share of all patches, [n].
+        area: of a map that is the same everywhere: the object's share of all patches, [n], for pointing.
     """
 
     heads: np.ndarray
@@ -74,50 +136,50 @@ class Grounding:
 
     @property
     def grid(self) -> np.ndarray:
-        """Mean score of every head, [L, H]."""
+        """Mean score of every head, [L, H] (or with more axes, as `heads`)."""
         return self.heads.mean(0)
 
     @property
-    def best_head(self) -> tuple[int, int]:
+    def best_head(self) -> tuple[int, ...]:
         """(layer, head) with the highest mean, as positions in `grid`; that mean is inflated."""
-        return _argmax(self.grid)
+        return tuple(int(index) for index in np.unravel_index(np.argmax(self.grid), self.grid.shape))
 
-    def summary(self) -> dict[str, float]:
-        """Means to print side by side: best_head, mean_map, other_object, center, area.
+    def scores(self) -> dict[str, np.ndarray]:
+        """Scores example by example, [n] each: best_head, mean_map, other_object, center, area.
 
-        why halves: the best of L·H heads wins partly by luck on the examples that chose it. So each
-        half of the examples is scored by the head that the other half chooses.
+        Whatever was chosen (head, row, threshold) was chosen on the other half of the examples.
+        """
+        best, other = chosen_elsewhere(self.heads, self.other)
+        return {
+            "best_head": best,
+            "mean_map": chosen_elsewhere(self.mean_map)[0],
+            "other_object": other,
+            "center": chosen_elsewhere(self.center)[0],
+            "area": self.area,
+        }
+
+    def summary(self, only: np.ndarray | None = None) -> dict[str, float]:
+        """Means of `scores` to print side by side, of the examples in the mask `only` [n], or of all.
+
+        With `only`, right and wrong answers can be told apart by the same heads. A mean of nothing is NaN.
 
         Raises:
             ValueError: fewer than two examples, which have no halves.
         """
-        if len(self.heads) < 2:
-            raise ValueError(
-                f"Choosing a head on one half and scoring it on the other needs two examples or "
-                f"more, not {len(self.heads)}."
-            )
-        best, other = np.empty(len(self.heads)), np.empty(len(self.heads))
-        for half in (slice(0, None, 2), slice(1, None, 2)):
-            layer, head = _argmax(np.delete(self.heads, half, axis=0).mean(0))
-            best[half] = self.heads[half, layer, head]
-            other[half] = self.other[half, layer, head]
-        known = other[~np.isnan(other)]
-        return {
-            "best_head": float(best.mean()),
-            "mean_map": float(self.mean_map.mean()),
-            "other_object": float(known.mean()) if known.size else float("nan"),
-            "center": float(self.center.mean()),
-            "area": float(self.area.mean()),
-        }
+        scores = self.scores()
+        if only is not None:
+            scores = {name: values[only] for name, values in scores.items()}
+        return {name: _mean(values) for name, values in scores.items()}
 
 
 def measure(
     examples: Iterable[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]],
 ) -> dict[str, Grounding]:
-    """Score a set of examples on "pointing", "mass" and "rank".
+    """Score a set of examples on every one of MEASURES.
 
     Args:
-        examples: (maps [L, H, grid, grid], cover of the true box, covers of the other objects).
+        examples: (maps [L, H, grid, grid] or [R, L, H, grid, grid], cover of the true box, covers of the
+            other objects).
 
     Raises:
         ValueError: there is no example, or a box lies outside its picture.
@@ -129,17 +191,27 @@ def measure(
 
 
 def _grounding(examples: list, score) -> Grounding:
-    nothing = np.full(examples[0][0].shape[:2], np.nan)
+    heads = np.stack([score(maps, cover) for maps, cover, _ in examples])
+    nothing = np.full(heads.shape[1:], np.nan)
     return Grounding(
-        heads=np.stack([score(maps, cover) for maps, cover, _ in examples]),
-        mean_map=np.array([score(maps.mean((0, 1)), cover) for maps, cover, _ in examples]),
-        other=np.stack([
-            np.mean([score(maps, cover) for cover in others], axis=0) if len(others) else nothing
-            for maps, _, others in examples
-        ]),
+        heads=heads,
+        mean_map=np.array([score(maps.mean((-4, -3)), cover) for maps, cover, _ in examples]),
+        other=np.stack(
+            [
+                np.mean([score(maps, cover) for cover in others], axis=0) if len(others) else nothing
+                for maps, _, others in examples
+            ]
+        ),
         center=np.array([score(_center_map(len(cover)), cover) for _, cover, _ in examples]),
-        area=np.array([truth(cover).mean() for _, cover, _ in examples]),
+        area=np.array([_uniform(score, cover) for _, cover, _ in examples]),
     )
+
+
+def _uniform(score, cover: np.ndarray) -> float:
+    """What a map that is the same everywhere scores, pointing and ranking by lot."""
+    if score in (pointing, rank_accuracy):
+        return float(truth(cover).mean())
+    return float(np.max(score(np.ones_like(cover), cover)))
 
 
 def _center_map(grid: int) -> np.ndarray:
@@ -148,6 +220,6 @@ def _center_map(grid: int) -> np.ndarray:
     return np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * (grid / 4) ** 2))
 
 
-def _argmax(grid: np.ndarray) -> tuple[int, int]:
-    layer, head = np.unravel_index(np.argmax(grid), grid.shape)
-    return int(layer), int(head)
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
