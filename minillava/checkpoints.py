@@ -2,53 +2,71 @@
 
 `save` and `export` write config.json, model.safetensors, the tokenizer, the image processor and a
 chat template; `transformers.LlavaForConditionalGeneration` and `LlavaProcessor` open the folder as
-it is. `load` opens one, whichever of the usual names its weights bear (see `weights`), and stops
-at any that does not fit. `from_bases` joins a CLIP and a LLaMA by a fresh projector;
-`load_projector` puts a stage-1 projector in.
+it is. `load` opens one, whichever of the usual names its weights bear (see `weights`), and what holds
+only a part of one: a projector, or the adapters of LoRA. It goes by the files and the tensors in them,
+never by a folder's name, and stops at any that does not fit.
 """
 
 import copy
+import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken
-from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    CLIPModel,
-    CLIPVisionModel,
-    GenerationConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaProcessor,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import LlavaConfig, LlavaProcessor
 from transformers.initialization import no_init_weights
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-from transformers.utils import logging
 
+from minillava import lora
+from minillava.bases import (
+    attach,
+    base_configs,
+    from_bases,
+    from_original,
+    grow_vocabulary,
+    load_projector,
+    read_tokenizer,
+)
+from minillava.config import PRESETS
 from minillava.conversation import END, IMAGE_TOKEN, SYSTEM
 from minillava.model import MiniLlava, projector_type
-from minillava.projector import build_projector
 from minillava.weights import (
-    COMPUTED,
+    ADAPTER_CONFIG,
+    INDEXED,
     WEIGHTS,
     check_keys,
     find,
-    ours,
+    find_projector,
     read_json,
     read_tensors,
     read_weights,
+    renamed,
 )
 
-PAD_TOKEN = "<pad>"
+__all__ = [
+    "CHAT_TEMPLATE",
+    "attach",
+    "export",
+    "from_bases",
+    "from_original",
+    "grow_vocabulary",
+    "load",
+    "load_projector",
+    "read_config",
+    "read_tokenizer",
+    "save",
+    "save_adapters",
+    "save_projector",
+]
+
 HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
+
+ADAPTERS, NOT_ADAPTERS = "adapter_model.safetensors", "non_lora_trainables.bin"
+"""What the original leaves of a stage with LoRA (llava/train/train.py), beside ADAPTER_CONFIG."""
 
 CHAT_TEMPLATE = f"""
 {{%- set chat = messages -%}}
@@ -88,23 +106,66 @@ tokenizes the text after an image on its own, which puts one in front.
 """
 
 
-def load(name_or_path: str | Path = "tiny", dtype: torch.dtype | None = None) -> MiniLlava:
-    """Open a finished model, on the CPU, ready to answer.
+def load(
+    name_or_path: str | Path = "tiny",
+    dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
+) -> MiniLlava:
+    """Open a model, on the CPU, ready to answer.
 
-    `name_or_path` is a preset ("tiny" needs no network), a llava-hf folder or a hub id. `dtype`
+    `name_or_path` is a preset ("tiny" needs no network), a folder or a hub id:
+
+    - a llava-hf folder, which is what `save`, `export` and stage 2 write;
+    - the folder of a run, or of one of its stages: the one model in it;
+    - a projector alone (stage 1's, or the original's mm_projector.bin), itself or its folder. It is put
+      between the bases of the preset whose widths it has;
+    - the adapters of LoRA, ours, the original's or peft's. They are merged into the base model that
+      adapter_config.json names;
+    - a folder in the original's layout, such as its merge_lora_weights.py writes.
+
+    `base`, for a projector or adapters, is the model to put them in, where it is not that one. `dtype`
     defaults to that of the file.
 
     Raises FileNotFoundError if there is no such folder or a file is not in it, ValueError if the
-    folder holds another kind of model, a damaged file, or weights that do not fit the config, key
-    by key.
+    folder holds another kind of model, a damaged file, or weights that do not fit, key by key.
     """
-    folder = find(name_or_path)
+    path = Path(name_or_path).expanduser()
+    projector = find_projector(path) if path.is_file() else None
+    source = projector or find(name_or_path)
+    whole = any((source / name).is_file() for pair in INDEXED.items() for name in pair)
+    if (source / ADAPTER_CONFIG).is_file():
+        model = _with_adapters(source, base, dtype)
+    elif not whole and (projector or (projector := find_projector(source))):
+        model = _with_projector(projector, base, dtype)
+    elif base is not None:
+        raise ValueError(f"{source} holds no projector or adapters alone, so no base goes with it.")
+    elif (source / "config.json").is_file() or not (inner := _models_in(source)):
+        model = _whole(source, dtype)
+    elif len(inner) > 1:
+        raise ValueError(f"{source} holds several models, say which: {', '.join(map(str, inner))}.")
+    else:
+        return load(inner[0], dtype)
+    model.config.name_or_path = str(name_or_path)
+    return model
+
+
+def _models_in(run: Path) -> list[Path]:
+    """What the stages of a run have left: its whole models, or if there are none its projectors."""
+    for pattern in (f"*/{WEIGHTS}", f"*/*/{WEIGHTS}"):
+        if models := sorted(file.parent for file in run.glob(pattern)):
+            return models
+    return sorted(file for entry in run.iterdir() if entry.is_dir() and (file := find_projector(entry)))
+
+
+def _whole(folder: Path, dtype: torch.dtype | None) -> MiniLlava:
+    """A folder in llava-hf's layout or in the original's."""
+    if "mm_vision_tower" in read_json(folder, "config.json"):
+        return from_original(folder, dtype)
     config = read_config(folder)
     with no_init_weights():  # the file has them all, and drawing 7B random numbers takes minutes
         model = MiniLlava(config)
     model.language_model.tie_weights()  # a part of initialization, where the config asks for it
-    weights = {ours(key): tensor for key, tensor in read_weights(folder).items()}
-    weights = {key: tensor for key, tensor in weights.items() if not key.endswith(COMPUTED)}
+    weights = renamed(read_weights(folder))
     if config.text_config.tie_word_embeddings and EMBEDDINGS in weights:
         head = weights.setdefault(HEAD, weights[EMBEDDINGS])
         if not torch.equal(head, weights[EMBEDDINGS]):
@@ -117,50 +178,81 @@ def load(name_or_path: str | Path = "tiny", dtype: torch.dtype | None = None) ->
     return attach(model, read_tokenizer(folder, config.image_token_id))
 
 
-def from_bases(
-    vision_folder: str | Path,
-    language_folder: str | Path,
-    projector_type: str = "mlp2x_gelu",
-    seed: int = 0,
-    select_layer: int = -2,
-    dtype: torch.dtype = torch.float32,
-) -> MiniLlava:
-    """Join a pretrained CLIP and a pretrained LLaMA by a fresh projector: what stage 1 starts from.
+def _with_projector(file: Path, base: str | Path | None, dtype: torch.dtype | None) -> MiniLlava:
+    """The bases of the preset that a projector's widths fit, or `base`, with this projector."""
+    weights = renamed(read_tensors(file))
+    first = weights.get("multi_modal_projector.linear_1.weight", torch.empty(0, 0))
+    widths = {}
+    for preset in () if base else PRESETS.values():
+        vision, text = base_configs(preset)
+        widths[preset.name] = [text.hidden_size, vision.hidden_size]
+    fitting = next((name for name, shape in widths.items() if shape == list(first.shape)), None)
+    if base:
+        model = load(base, dtype)
+    elif fitting:
+        deep = "multi_modal_projector.linear_2.weight" in weights
+        model = from_bases(
+            PRESETS[fitting].vision_tower,
+            PRESETS[fitting].language_model,
+            projector_type="mlp2x_gelu" if deep else "linear",
+            select_layer=PRESETS[fitting].select_layer,
+            dtype=dtype or first.dtype,
+        )
+    else:
+        raise ValueError(
+            f"{file} holds a projector alone, linear_1.weight {list(first.shape)}, and no preset's bases "
+            f"take one of that shape ({widths}): give the model to put it in, load(..., base=FOLDER)."
+        )
+    load_projector(model, file)
+    return model
 
-    `vision_folder` holds a CLIP or its vision half, `language_folder` a LLaMA and its tokenizer;
-    hub ids will do. `seed` draws the projector and, if the tokenizer has no `<image>`, the rows of
-    the new tokens (see `grow_vocabulary`). Raises as `load` does.
-    """
-    vision, language = find(vision_folder), find(language_folder)
-    clip = read_json(vision, "config.json").get("model_type")
-    tower = pretrained(CLIPModel if clip == "clip" else CLIPVisionModel, vision, dtype)
-    tower = getattr(tower, "vision_model", tower)
-    language_model = pretrained(LlamaForCausalLM, language, dtype)
-    tokenizer = read_tokenizer(language)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if IMAGE_TOKEN not in tokenizer.get_vocab():
-            grow_vocabulary(language_model, tokenizer)
-        text = language_model.config
-        projector = build_projector(projector_type, tower.config.hidden_size, text.hidden_size)
-    text.pad_token_id = tokenizer.pad_token_id
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
-        vision_feature_layer=select_layer,
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
-    if projector_type != "mlp2x_gelu":
-        config.mm_projector_type = projector_type
-    with torch.device("meta"):  # the frame alone: all three parts come from elsewhere
-        model = MiniLlava(config)
-    model.vision_tower = tower.requires_grad_(False)
-    model.multi_modal_projector = projector.to(dtype)
-    model.language_model = language_model
-    return attach(model, tokenizer)
+def _with_adapters(folder: Path, base: str | Path | None, dtype: torch.dtype | None) -> MiniLlava:
+    """The base model of adapters, with them and what was trained beside them merged into it."""
+    settings = read_json(folder, ADAPTER_CONFIG)
+    files = [folder / name for name in (ADAPTERS, "adapter_model.bin") if (folder / name).is_file()]
+    if not files:
+        raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG} but no {ADAPTERS}: copy it as well.")
+    tensors = read_tensors(files[0])
+    if (folder / NOT_ADAPTERS).is_file():
+        tensors |= read_tensors(folder / NOT_ADAPTERS)
+
+    name = base or settings.get("base_model_name_or_path")
+    if not name:
+        raise ValueError(
+            f"{folder} holds adapters, but its {ADAPTER_CONFIG} names no base model: give the one they "
+            "were trained on, load(..., base=FOLDER)."
+        )
+    try:
+        found = {} if Path(name).is_file() else _config(find(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} holds adapters for {name}. {error} Give the base model, load(..., base=FOLDER)."
+        ) from error
+    if found.get("model_type") == "llama":
+        beside = _config(folder)
+        if not beside.get("mm_vision_tower") or not any("projector" in key for key in tensors):
+            raise FileNotFoundError(
+                f"{folder} holds adapters for the language model {name}; for a LLaVA it also takes "
+                f"the projector ({NOT_ADAPTERS}) and a config.json with mm_vision_tower: copy both."
+            )
+        stored = found.get("dtype") or found.get("torch_dtype") or "float32"
+        model = from_bases(
+            beside["mm_vision_tower"],
+            name,
+            projector_type=beside.get("mm_projector_type", "linear"),
+            select_layer=beside.get("mm_vision_select_layer", -2),
+            dtype=dtype or getattr(torch, stored),
+        )
+    else:
+        model = load(name, dtype)
+    lora.merge_saved(model, tensors, settings, folder)
+    return model
+
+
+def _config(folder: Path) -> dict:
+    """config.json, or nothing where there is none."""
+    return read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
 
 
 def save(model: MiniLlava, folder: str | Path, weights: dict[str, Tensor] | None = None) -> Path:
@@ -168,18 +260,10 @@ def save(model: MiniLlava, folder: str | Path, weights: dict[str, Tensor] | None
 
     Every file is complete on disk before the first one takes its place, and the weights come last:
     a full disk or a killed process leaves the previous checkpoint. Files of other names stay.
-    `weights` replaces `model.state_dict()` where a sharded model has gathered its own.
+    Adapters are merged into a copy of the weights; `model` keeps them. `weights` replaces the model's
+    own where a sharded one has gathered them.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-        write_folder(model, Path(unfinished), weights or model.state_dict())
-        files = sorted(Path(unfinished).iterdir(), key=lambda file: file.name == WEIGHTS)
-        for file in files:
-            flush(file)
-        for file in files:
-            os.replace(file, folder / file.name)
-    return folder
+    return _replace_files(folder, lambda new: write_folder(model, new, weights or lora.merged_state(model)))
 
 
 def export(model: MiniLlava, folder: str | Path) -> Path:
@@ -201,72 +285,66 @@ def save_projector(model: MiniLlava, path: str | Path) -> Path:
     path = Path(path)
     prefix = "multi_modal_projector."
     weights = {prefix + k: v for k, v in model.multi_modal_projector.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as unfinished:
-        file = Path(unfinished) / path.name
-        write_tensors(contiguous(weights), file)
-        flush(file)
-        os.replace(file, path)
+    _replace_files(path.parent, lambda new: write_tensors(contiguous(weights), new / path.name))
     return path
 
 
-def load_projector(model: MiniLlava, path: str | Path) -> None:
-    """Put a projector that was saved alone into `model`.
+def save_adapters(model: MiniLlava, folder: str | Path) -> Path:
+    """Write what a stage with LoRA trained, adapters and projector, in the original's layout.
 
-    `path` is a file of `save_projector` or the original's mm_projector.bin, whose layers 0 and 2
-    are `linear_1` and `linear_2` (llava/train/train.py). Raises as `load` does.
+    `load` opens the folder, and so does `peft` on the language model alone. It names the base model as
+    `model` was loaded by; raises ValueError if `model` has no adapters.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no projector file {path}.")
-    layers = {"0": "linear_1", "2": "linear_2"}
-    weights = {}
-    for key, tensor in read_tensors(path).items():
-        if "mm_projector." in key:  # behind "model.", and PEFT's "base_model.model." after LoRA
-            layer, _, kind = key.rpartition("mm_projector.")[2].rpartition(".")
-            key = f"{layers.get(layer, layer) or 'linear_1'}.{kind}"
-        weights[ours(key).removeprefix("multi_modal_projector.")] = tensor
-    check_keys(weights, model.multi_modal_projector, path)
-    model.multi_modal_projector.load_state_dict(weights)
+    adapters, settings = lora.adapter_state(model)
+    vision, text = model.config.vision_config, model.config.text_config
+    settings["base_model_name_or_path"] = model.config.name_or_path or text.name_or_path
+    projector = {
+        f"base_model.model.model.mm_projector.{key.replace('linear_1', '0').replace('linear_2', '2')}": t
+        for key, t in contiguous(model.multi_modal_projector.state_dict()).items()
+    }
+    config = text.to_dict() | {
+        "model_type": "llava_llama",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_vision_tower": vision.name_or_path,
+        "mm_vision_select_layer": model.config.vision_feature_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_hidden_size": vision.hidden_size,
+        "mm_projector_type": projector_type(model.config),
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+    }
+
+    def write(new: Path) -> None:
+        write_tensors(contiguous(adapters), new / ADAPTERS)
+        torch.save(projector, new / NOT_ADAPTERS)
+        for name, content in ((ADAPTER_CONFIG, settings), ("config.json", config)):
+            (new / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    return _replace_files(folder, write)
 
 
-def grow_vocabulary(language_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add `<image>` and `<pad>` to a LLaMA that was not made for pictures, as llava-hf does.
+def _replace_files(folder: str | Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill an empty folder, then put its files, whole and flushed, into `folder`.
 
-    Vicuna's 32000 tokens become 32002, its tables 32064 rows, the next multiple of 64. New rows
-    are drawn from N(mean, 1e-5 cov) of the old rows of the same table, so that they look like
-    tokens but are none (transformers' former convert_llava_weights_to_hf.py).
+    The weights come last, so that a process killed in between leaves those of the previous checkpoint.
     """
-    tokens = [AddedToken(t, special=True, normalized=False) for t in (IMAGE_TOKEN, PAD_TOKEN)]
-    tokenizer.add_tokens(tokens, special_tokens=True)
-    tokenizer.pad_token = PAD_TOKEN
-    old = language_model.config.vocab_size
-    if len(tokenizer) <= old:
-        return
-    language_model.resize_token_embeddings(
-        len(tokenizer), pad_to_multiple_of=64, mean_resizing=False
-    )
-    tables = [language_model.get_input_embeddings().weight]
-    if not language_model.config.tie_word_embeddings:
-        tables.append(language_model.get_output_embeddings().weight)
-    for table in tables:
-        rows = table.data[:old].float()
-        mean = rows.mean(dim=0)
-        # Random mixtures of the centered rows have their covariance; no matrix to factor.
-        mixtures = torch.randn(len(table) - old, old) @ (rows - mean) / old**0.5
-        table.data[old:] = (mean + 1e-5**0.5 * mixtures).to(table.dtype)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+        write(Path(unfinished))
+        files = sorted(Path(unfinished).iterdir(), key=lambda file: file.suffix == ".safetensors")
+        for file in files:
+            flush(file)
+        for file in files:
+            os.replace(file, folder / file.name)
+    return folder
 
 
 def read_config(folder: Path) -> LlavaConfig:
     """config.json of a llava-hf folder."""
     found = read_json(folder, "config.json")
     kind = found.get("model_type")
-    if "mm_vision_tower" in found:
-        raise ValueError(
-            f"{folder} is in the original LLaVA's layout. Take the same model from llava-hf (like "
-            "llava-hf/llava-1.5-7b-hf), or use from_bases() and load_projector() on its "
-            "mm_projector.bin."
-        )
     if kind != "llava":
         raise ValueError(
             f"{folder} holds a {kind!r} model, not a llava one. To build a LLaVA on a vision tower "
@@ -275,69 +353,6 @@ def read_config(folder: Path) -> LlavaConfig:
     config = LlavaConfig.from_dict(found)
     config.text_config.tie_word_embeddings = config.tie_word_embeddings
     return config
-
-
-def read_tokenizer(folder: Path, image_token_id: int | None = None) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; with `image_token_id`, one whose `<image>` has to have that id."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise FileNotFoundError(
-            f"{folder} has no tokenizer.json: copy the tokenizer's files as well."
-        )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if image_token_id is not None:
-        found = tokenizer.get_vocab().get(IMAGE_TOKEN)
-        if found != image_token_id:
-            raise ValueError(
-                f"{folder}: {IMAGE_TOKEN} is token {found} of the tokenizer, but config.json says "
-                f"{image_token_id} (image_token_index). The two files are of different models."
-            )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = (
-            tokenizer.unk_token
-        )  # as the original does; the mask says what is padding
-    return tokenizer
-
-
-def pretrained(kind: type[nn.Module], folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A base model by transformers' own reader, complete or not at all."""
-    found = read_json(folder, "config.json").get("model_type")
-    wanted = ("clip", "clip_vision_model") if kind is not LlamaForCausalLM else ("llama",)
-    if found not in wanted:
-        raise ValueError(f"{folder} holds a {found!r} model; expected {' or '.join(wanted)}.")
-    with without_progress_bar():
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
-    if wrong:
-        raise ValueError(f"{folder} does not fit its config.json: {wrong}")
-    return model
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Keep transformers' progress bar out of notebooks, whose output has to repeat."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def attach(model: MiniLlava, tokenizer: PreTrainedTokenizerBase) -> MiniLlava:
-    """Give a model what it needs beside weights: tokenizer, image processor, greedy decoding."""
-    size = model.config.vision_config.image_size
-    model.tokenizer = tokenizer
-    # do_pad: as in stage 2. Its default in transformers cuts the sides of a picture off instead.
-    model.image_processor = LlavaImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=True
-    )
-    model.language_model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return model.eval()
 
 
 def write_folder(model: MiniLlava, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -354,9 +369,7 @@ def write_folder(model: MiniLlava, folder: Path, weights: dict[str, Tensor]) -> 
     config.save_pretrained(folder)
     model.language_model.generation_config.save_pretrained(folder)
     tokenizer = copy.deepcopy(model.tokenizer)
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = (
-        "left"  # for batches of prompts
-    )
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # for batches of prompts
     LlavaProcessor(
         image_processor=model.image_processor,
         tokenizer=tokenizer,

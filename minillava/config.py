@@ -94,11 +94,42 @@ SCIENCEQA = replace(STAGE2, name="scienceqa", aspect="square", epochs=12, sample
 """The ScienceQA recipe of LLaVA v1 (scripts/finetune_sqa.sh)."""
 
 
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+"""CLIP ViT-L/14 at 336 pixels, by transformers' names (config.json of openai/clip-vit-large-patch14-336)."""
+
+VICUNA_7B = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,  # transformers' LlamaConfig would take 1e-6
+}
+"""Vicuna-7B v1.5 is LLaMA-2-7B in shape (config.json of lmsys/vicuna-7b-v1.5)."""
+
+VICUNA_13B = VICUNA_7B | {
+    "hidden_size": 5120,
+    "intermediate_size": 13_824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+}
+"""Vicuna-13B v1.5 (config.json of lmsys/vicuna-13b-v1.5)."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """Two bases, a projector between them, and the stages that join them.
 
     `vision_tower` and `language_model` are folders or hub ids; `finished` is the trained result.
+    `vision_sizes` and `text_sizes` are the bases in numbers, where these are not in a folder here.
     `select_layer` -2 and the dropped CLS token: llava/model/multimodal_encoder/clip_encoder.py.
     """
 
@@ -109,6 +140,14 @@ class Preset:
     stages: dict[str, StageConfig] = field(default_factory=dict)
     projector: str = "mlp2x_gelu"
     select_layer: int = -2
+    vision_sizes: dict[str, float] | None = None
+    text_sizes: dict[str, float] | None = None
+
+    def stage(self, name: str) -> StageConfig:
+        """The row of a stage; ValueError, with those there are, if the preset has none of that name."""
+        if name not in self.stages:
+            raise ValueError(f"The preset {self.name} has the stages {', '.join(self.stages)}, not {name}.")
+        return self.stages[name]
 
 
 PRESETS = {
@@ -137,6 +176,17 @@ PRESETS = {
                     max_length=512,
                     precision="32-true",
                 ),
+                # As large a share of the width as 128 of 4096, and the same alpha / r.
+                "stage2-lora": replace(
+                    STAGE2_LORA,
+                    batch_size=16,
+                    learning_rate=2e-3,
+                    projector_learning_rate=1e-3,
+                    samples=9_600,
+                    max_length=512,
+                    precision="32-true",
+                    lora=LoraConfig(rank=8, alpha=16),
+                ),
             },
         ),
         Preset(
@@ -145,6 +195,8 @@ PRESETS = {
             language_model="lmsys/vicuna-7b-v1.5",
             finished="llava-hf/llava-1.5-7b-hf",
             stages={s.name: s for s in (STAGE1, STAGE2, STAGE2_LORA, SCIENCEQA)},
+            vision_sizes=CLIP_L_336,
+            text_sizes=VICUNA_7B,
         ),
         Preset(
             name="llava-1.5-13b",
@@ -152,6 +204,8 @@ PRESETS = {
             language_model="lmsys/vicuna-13b-v1.5",
             finished="llava-hf/llava-1.5-13b-hf",
             stages={s.name: s for s in (STAGE1, STAGE2, STAGE2_LORA, SCIENCEQA)},
+            vision_sizes=CLIP_L_336,
+            text_sizes=VICUNA_13B,
         ),
     )
 }

