@@ -27,12 +27,16 @@ from minillava.images import open_image
 Record = dict[str, Any]
 Records = Sequence[Record] | datasets.Dataset
 
+IN_MEMORY = 1 << 30
+"""A parquet file up to this size, in bytes, is read at once."""
+
 
 def load_records(source: str | Path | Records) -> Records:
     """Records from a JSON list (LLaVA's format), JSON Lines or parquet; a sequence stays as it is.
 
     Ids may mix numbers and strings, as in the published files. Pictures stay encoded until they are
-    needed. Raises FileNotFoundError, or ValueError where the file holds something else.
+    needed, and those of a parquet file beyond IN_MEMORY on the disk, in the cache of `datasets`. Raises
+    FileNotFoundError, or ValueError where the file holds something else.
     """
     if isinstance(source, datasets.Dataset):
         return _keep_encoded(source)
@@ -44,6 +48,8 @@ def load_records(source: str | Path | Records) -> Records:
             f"There is no record file at {path}. Give a .json, .jsonl or .parquet file."
         )
     if path.suffix == ".parquet":
+        if path.stat().st_size > IN_MEMORY:
+            return _keep_encoded(datasets.Dataset.from_parquet(str(path)))
         table = datasets.table.InMemoryTable(pyarrow.parquet.read_table(path))
         return _keep_encoded(datasets.Dataset(table))
     text = path.read_text(encoding="utf-8-sig")

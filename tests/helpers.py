@@ -1,7 +1,15 @@
-"""What several tests of weight files need."""
+"""What several tests of weight files and of records need."""
+
+import io
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from minillava.data import InstructionDataset
+
+SIZE, PATCHES = 8, 4
+"""Edge of a prepared picture in pixels, and its patches."""
 
 
 def rewrite(folder, change):
@@ -13,3 +21,23 @@ def rewrite(folder, change):
 def same(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def png(color="red", size=(6, 4)) -> bytes:
+    """The file of a picture of one color."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def record(id, image=None, answer="Red.", question="What color?"):
+    """A record of one round, about `image` if there is one."""
+    prefix = "<image>\n" if image is not None else ""
+    turns = [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
+    return {"id": id, **({} if image is None else {"image": image}), "conversations": turns}
+
+
+def dataset(records, tokenizer, **changes):
+    """Records as stage 2 takes them, with pictures of SIZE pixels in PATCHES patches."""
+    options = dict(template="v1", aspect="pad", image_size=SIZE, num_image_tokens=PATCHES)
+    return InstructionDataset(records, tokenizer, **(options | changes))

@@ -1,31 +1,10 @@
-import io
 import json
 
 import datasets
 import pytest
-from PIL import Image
+from helpers import PATCHES, SIZE, dataset, png, record
 
-from minillava.data import InstructionDataset, audit, load_records
-
-SIZE, PATCHES = 8, 4
-
-
-def png(color="red", size=(6, 4)) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, color).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def record(id, image=None, answer="Red.", question="What color?"):
-    prefix = "<image>\n" if image is not None else ""
-    turns = [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
-    return {"id": id, **({} if image is None else {"image": image}), "conversations": turns}
-
-
-def dataset(records, tokenizer, **changes):
-    options = dict(template="v1", aspect="pad", image_size=SIZE, num_image_tokens=PATCHES)
-    return InstructionDataset(records, tokenizer, **(options | changes))
-
+from minillava.data import audit, load_records
 
 # Records
 
