@@ -164,7 +164,7 @@ PRESETS = {
                     STAGE1,
                     batch_size=32,
                     learning_rate=2e-3,
-                    samples=4_800,
+                    samples=6_400,
                     max_length=512,
                     precision="32-true",
                 ),

@@ -3,8 +3,10 @@
 Every picture of a batch is compared with every claim of the batch; the label of a pair is whether the
 claim is true of the picture (a sigmoid loss as in SigLIP, arXiv 2303.15343, since one claim may be true of
 many pictures). Half of the pictures are hard negatives of their neighbor: the same scene with one shape
-changed. As CLIP-L/336 itself was made, training starts at a low resolution: crops of one object, a
-quarter of the area, teach what things are; then whole pictures, growing to five objects, teach where.
+changed. Training starts cheap, as FLIP's does (arXiv 2212.00794): pictures of one object of which the
+tower sees a quarter of the patches, those that show something; then more objects and more patches, at last
+whole pictures of five. What things are and where they are is learned together from the first step: a tower
+that first learned shapes on crops without a place never learned places well.
 """
 
 import random
@@ -12,14 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from minillava.images import preprocess
+from minillava.images import PatchGeometry, preprocess
 from minillava.pretrain.card import save_base
-from minillava.pretrain.clip_model import build_clip, embed_pictures, embed_texts, set_grid
+from minillava.pretrain.clip_model import PATCH, build_clip, embed_pictures, embed_texts
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.pretrain.probe import measure
 from minillava.toybox import language, records
@@ -27,42 +30,30 @@ from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
 from minillava.toybox.draw import draw
 from minillava.toybox.scene import MAX_OBJECTS, SIZE, Scene
 
-LOW = SIZE // 2
-"""Edge in pixels of the low-resolution phase's crops."""
-
 CARD = ("tiny-CLIP", "minillava pretrain clip")
 
 BATCH = 64
 CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
 
+GEOMETRY = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of the training. `places` is the share of claims that say where, `place_weight` how often a
-    false twin differs in that; scenes grow from `first` to MAX_OBJECTS objects; `strength` as in `set_grid`.
-    """
+    """One part of the training: scenes of up to `most` objects, of which `kept` patches are shown."""
 
     name: str
-    edge: int
-    strength: float
-    steps: int
+    most: int
+    kept: int
     schedule: Schedule
-    first: int = 2
-    places: float = 0.5
-    place_weight: int = 2
-
-    def most(self, step: int) -> int:
-        """The most objects of a scene at `step`; a crop shows one."""
-        return 1 if self.edge == LOW else min(MAX_OBJECTS, self.first + 8 * step // self.steps)
 
 
 PHASES = (
-    Phase("low", LOW, 0.0, 2400, Schedule(2400, cooldown=0.2), places=0.0),
-    Phase("full", SIZE, 0.25, 1100, Schedule(1100, cooldown=0.5)),
-    Phase("places", SIZE, 1.0, 700, Schedule(700, peak=1.5e-3, cooldown=0.4), 1, 0.9, 6),
+    Phase("one", 1, 16, Schedule(700, cooldown=0.2)),
+    Phase("three", 3, 32, Schedule(1100, cooldown=0.3)),
+    Phase("five", MAX_OBJECTS, 64, Schedule(1000, cooldown=0.5)),
 )
-"""What things are, on crops; then whole pictures; then, with louder positions, where things are."""
 
 
 def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
@@ -73,49 +64,46 @@ def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
         yield reshape(made, rng)
 
 
-def picture(scene: Scene, rng: random.Random, low: bool) -> Tensor:
-    """Pixels [3, S, S]; low: a crop of LOW pixels around the scene's only object."""
-    image = draw(scene)
-    if low:
-        x1, y1, x2, y2 = scene.objects[0].box
-        left = rng.randint(max(0, x2 - LOW), min(x1, SIZE - LOW))
-        top = rng.randint(max(0, y2 - LOW), min(y1, SIZE - LOW))
-        image = image.crop((left, top, left + LOW, top + LOW))
-    return preprocess(image, LOW if low else SIZE, "square")
+def shown(scene: Scene, number: int, rng: random.Random) -> list[int]:
+    """The patches that show most of an object, `number` of them; empty ones at random where it has fewer."""
+    cover = sum(np.asarray(GEOMETRY.cells(thing.box)) for thing in scene.objects).flatten()
+    order = sorted(range(len(cover)), key=lambda patch: (-cover[patch], rng.random()))
+    return order[:number]
 
 
 def contrastive_loss(
-    model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, phase: Phase, step: int
+    model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, phase: Phase
 ) -> Tensor:
     """The loss of one batch: all picture-claim pairs, each picture's own pairs, and dense captions."""
-    low = phase.edge == LOW
-    batch = list(scenes(index, rng, phase.most(step)))
-    pixels = torch.stack([picture(scene, rng, low) for scene in batch])
+    batch = list(scenes(index, rng, phase.most))
+    pixels = torch.stack([preprocess(draw(scene), SIZE, "square") for scene in batch])
+    kept = None
+    if phase.kept < GEOMETRY.grid**2:
+        kept = torch.tensor([shown(scene, phase.kept, rng) for scene in batch])
     own: list[tuple[int, Claim]] = []
     for row, scene in enumerate(batch):
         for _ in range(CLAIMS):
-            claim = sample_claim(scene, rng, phase.places)
-            twin = sample_twin(claim, scene, rng, phase.place_weight)
+            claim = sample_claim(scene, rng)
+            twin = sample_twin(claim, scene, rng)
             own += [(row, claim)] + ([(row, twin)] if twin else [])
     claims = list(dict.fromkeys(claim for _, claim in own))
     column = {claim: i for i, claim in enumerate(claims)}
     truth = torch.tensor([[float(claim.holds(scene)) for claim in claims] for scene in batch])
 
     scale = model.logit_scale.exp().clamp(max=100.0)
-    pictures = embed_pictures(model, pixels)
+    pictures = embed_pictures(model, pixels, kept)
     texts = embed_texts(model, tokenizer, [claim.text() for claim in claims])
     logits = scale * pictures @ texts.T + bias  # [pictures, claims]
     rows = torch.tensor([row for row, _ in own])
     columns = torch.tensor([column[claim] for _, claim in own])
     pairs = F.binary_cross_entropy_with_logits
     loss = pairs(logits, truth) + pairs(logits[rows, columns], truth[rows, columns])
-    if low:
-        return loss
 
-    # The dense caption of every third picture must find that picture among all of the batch.
-    chosen = [i for i in range(0, len(batch), 3)]
-    dense = embed_texts(model, tokenizer, [language.caption(batch[i]) for i in chosen])
-    return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, torch.tensor(chosen))
+    # The dense caption of every third picture must find that picture, or one like it, among the batch.
+    chosen = batch[::3]
+    dense = embed_texts(model, tokenizer, [language.caption(scene) for scene in chosen])
+    same = torch.tensor([[float(one.key() == other.key()) for other in batch] for one in chosen])
+    return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, same / same.sum(1, keepdim=True))
 
 
 def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, seed: int = 0) -> dict:
@@ -130,11 +118,10 @@ def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, s
     trained = nn.ModuleDict({"clip": model, "bias": nn.ParameterList([bias])})
     history = {}
     for number, phase in enumerate(phases):
-        set_grid(model, phase.edge, phase.strength)
 
         def loss(step: int, phase: Phase = phase, number: int = number) -> Tensor:
             rng = random.Random(f"clip/{seed}/{phase.name}/{step}")
-            return contrastive_loss(model, bias, tokenizer, step * BATCH + number * 10**7, rng, phase, step)
+            return contrastive_loss(model, bias, tokenizer, step * BATCH + number * 10**7, rng, phase)
 
         history[phase.name] = fit(
             trained,
@@ -142,6 +129,6 @@ def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, s
             muon_and_adamw(trained),
             phase.schedule,
             folder / f"training-{phase.name}",
-            f"clip {phase.name}",
+            f"clip, {phase.name}",
         )
     return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))

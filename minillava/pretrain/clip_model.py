@@ -2,20 +2,26 @@
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from minillava.images import preprocess
 from minillava.toybox.scene import SIZE
 
 PATCH = 12
 """Edge of a patch in pixels: a picture of SIZE pixels has 8 x 8 of them."""
 
 
+POSITIONS = 0.1
+"""Standard deviation of the position embeddings at the start."""
+
+
 def build_clip(vocab_size: int, bos: int, pad: int) -> CLIPModel:
-    """A CLIP of 1.9 M parameters: pictures of SIZE pixels in patches of PATCH, layers of width 128."""
-    return CLIPModel(
+    """A CLIP of 1.9 M parameters: pictures of SIZE pixels in patches of PATCH, layers of width 128.
+
+    Its positions start as sines, POSITIONS loud. CLIP's own start, random and at 0.02, is a whisper beside
+    what these crisp pictures' patches embed to: after 500 steps the tower could not tell left from right.
+    """
+    model = CLIPModel(
         CLIPConfig(
             vision_config={
                 "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6,
@@ -29,36 +35,37 @@ def build_clip(vocab_size: int, bos: int, pad: int) -> CLIPModel:
             projection_dim=128,
         )
     )  # fmt: skip
+    positions = model.vision_model.embeddings.position_embedding.weight
+    positions.data.copy_(POSITIONS * sines(SIZE // PATCH, positions.shape[1]))
+    return model
 
 
-def set_grid(model: CLIPModel, edge: int, strength: float) -> None:
-    """Let the tower take pictures of `edge` pixels: write a new table of position embeddings.
-
-    Sines and cosines of row and column, at `strength` times the scale of the patch embeddings; 0 for crops,
-    where a place means nothing. CLIP's own initialization stays a hundred times smaller than what these
-    crisp pictures' patches embed to, and after 500 steps the tower could not tell left from right.
-    """
-    embeddings = model.vision_model.embeddings
-    width, grid = model.config.vision_config.hidden_size, edge // PATCH
+def sines(grid: int, width: int) -> Tensor:
+    """Sines and cosines of row and column, [1 + grid**2, width], of unit scale; zeros for CLS."""
     frequency = 2.0 ** (-torch.arange(width // 4) / (width // 16))
     angle = torch.arange(grid)[:, None] * frequency  # [grid, width / 4]
     axis = torch.cat([angle.sin(), angle.cos()], dim=1)
     rows = axis[:, None].expand(-1, grid, -1)
     columns = axis[None].expand(grid, -1, -1)
     table = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    with torch.no_grad():
-        patches = embeddings.patch_embedding(preprocess(Image.new("RGB", (edge, edge), "gray"), edge)[None])
-    table = torch.cat([torch.zeros(1, width), table]) * strength * patches.std() / table.std()
-    embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-    embeddings.register_buffer("position_ids", torch.arange(len(table))[None], persistent=False)
-    embeddings.image_size = model.config.vision_config.image_size = edge
-    embeddings.num_patches, embeddings.num_positions = grid**2, len(table)
+    return torch.cat([torch.zeros(1, width), table / table.std()])
 
 
-def embed_pictures(model: CLIPModel, pixel_values: Tensor) -> Tensor:
-    """[B, 3, S, S] -> unit vectors [B, 128]."""
-    pooled = model.vision_model(pixel_values=pixel_values).pooler_output
-    return F.normalize(model.visual_projection(pooled), dim=-1)
+def embed_pictures(model: CLIPModel, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
+    """[B, 3, S, S] -> unit vectors [B, 128]; `kept` [B, K] names the only patches the tower is to see.
+
+    Each kept patch brings its own position, so a picture of which a quarter is shown costs a quarter and
+    still teaches where things are (FLIP, arXiv 2212.00794).
+    """
+    tower = model.vision_model
+    hidden = tower.embeddings(pixel_values)
+    if kept is not None:
+        index = kept[..., None].expand(-1, -1, hidden.shape[-1])
+        hidden = torch.cat([hidden[:, :1], hidden[:, 1:].gather(1, index)], dim=1)
+    hidden = tower.pre_layrnorm(hidden)
+    for layer in tower.encoder.layers:
+        hidden = layer(hidden, attention_mask=None)
+    return F.normalize(model.visual_projection(tower.post_layernorm(hidden[:, 0])), dim=-1)
 
 
 def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:

@@ -2,16 +2,17 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from minillava.conversation import SYSTEM
 from minillava.toybox import language, records
 from minillava.toybox.claims import sample_claim
-from minillava.toybox.scene import MAX_OBJECTS
+from minillava.toybox.scene import MAX_OBJECTS, Plan, Scene
 
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 """LLaVA-1.5's format prompt for captions (P2 table 7)."""
 
-QUESTIONS = 10
+QUESTIONS = 12
 """Questions about one described scene; many, so that most tokens of a sample teach binding."""
 
 
@@ -29,6 +30,17 @@ def vocabulary_corpus(scenes: int = 2000) -> Iterator[str]:
         yield f"\n{CAPTION_PROMPT}"
 
 
+def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
+    """Two more questions how many; a scene's own are about one value, and counting is learned last."""
+    thing = rng.choice(scene.objects)
+    asked = []
+    for value in (thing.color, thing.shape):
+        number = sum(value in (other.color, other.shape) for other in scene.objects)
+        plan = Plan(value, number, len(scene.objects))
+        asked += language.questions(replace(scene, plan=plan), rng, types=("count",))
+    return asked
+
+
 def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
     """One text-only conversation about scene `index`, described in words at its beginning.
 
@@ -41,6 +53,8 @@ def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
     if rng.random() < 0.12:
         pairs = [(f"{told}\n{records.DESCRIBE}", language.caption(scene))]
     else:
-        pairs = records.short_answers(language.questions(scene, rng, QUESTIONS))
+        asked = language.questions(scene, rng, QUESTIONS) + counts(scene, rng)
+        rng.shuffle(asked)
+        pairs = records.short_answers(list({question.text: question for question in asked}.values()))
         pairs[0] = (f"{told}\n{pairs[0][0]}", pairs[0][1])
     return records.turns(pairs, image=False)

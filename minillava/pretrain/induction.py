@@ -7,8 +7,8 @@ circuit's parts written in, everything else random, and training does the rest. 
 of 16, one thread: after 100 steps 60 % of the words were right with three heads that look one back (AdamW,
 3e-3); weights that were random but for equal queries and keys had 6 % after 400 steps (2e-3).
 
-    layer 0   every head looks a fixed number of positions back, whatever stands there, and notes that word
-    layer 1   some heads match the current word with those notes: they find what stood one, two, ... places
+    layer 0   three heads look one or two positions back, whatever stands there, and note that word
+    layer 1   three heads match the current word with those notes: they find what stood one or two places
               after it last time; the others match it with the word itself
 """
 
@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-LOOK_BACK = (1, 1, 1, 2, 3, 4)
-"""How many positions back each head of layer 0 looks."""
-
-MATCHED = (0, 1, 2, 4)
-"""The heads of layer 0 whose notes the first heads of layer 1 match; its other heads match words."""
+LOOK_BACK = (1, 1, 2)
+"""How many positions back the first heads of layer 0 look; its other heads start random, to count with.
+The first heads of layer 1 match the notes of these; its other heads match words."""
 
 _CONSTANT = 3.0
 """What every word embedding holds in dimension 0, in standard deviations: a direction for heads that
@@ -31,15 +29,15 @@ go by position alone, for LLaMA's attention has no biases."""
 _LOUD = {True: 2.0, False: 0.5}
 """Scale of the notes of heads that look one back, and of the others: louder far notes drown the near."""
 
-_SHARPNESS = 30.0
-"""Attention logit of a look-back head at its position; its neighbors get some 9 less."""
+_SHARPNESS = 15.0
+"""Attention logit of a look-back head at its position; its neighbors get some 3 less."""
 
 
 @torch.no_grad()
 def start_with_induction(model: LlamaForCausalLM, seed: int = 0) -> None:
     """Write the circuit into the first two layers of a fresh model, in place.
 
-    Needs untied embeddings, and as many query and key heads as LOOK_BACK has entries.
+    Needs untied embeddings, as many key heads as query heads, and no fewer than LOOK_BACK has entries.
     """
     noise = torch.Generator().manual_seed(seed)
     width, heads = model.config.hidden_size, model.config.num_attention_heads
@@ -80,9 +78,9 @@ def start_with_induction(model: LlamaForCausalLM, seed: int = 0) -> None:
     slow = (frequency < 0.05).repeat(2)[:, None]
     for head in range(heads):
         rows = slice(head * size, (head + 1) * size)
-        if head < len(MATCHED):
-            read, write = notes[MATCHED[head]]
-            near = LOOK_BACK[MATCHED[head]] == 1
+        if head < len(LOOK_BACK):
+            read, write = notes[head]
+            near = LOOK_BACK[head] == 1
             query, key = 3.0 * slow * read, 12.0 / _LOUD[near] * slow * write.T
             gain = 1.0 if near else 0.2
         else:

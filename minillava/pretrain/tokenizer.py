@@ -16,12 +16,12 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> LlamaToken
 
     Ids are laid out as in LLaMA: `<unk>` 0, `<s>` 1, `</s>` 2, the 256 bytes 3-258 (any text can be
     encoded), then characters and merges, and last, as in llava-hf, `<image>` and `<pad>`. Words never
-    merge across spaces, digits or punctuation.
+    merge across spaces, digits or punctuation, but "top-left" is one word.
     """
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[\n\d]|[^\w\s]"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"[\n\d]|[^\w\s-]"), behavior="isolated"),
             pre_tokenizers.Metaspace(prepend_scheme="never", split=True),
         ]
     )

@@ -46,8 +46,12 @@ def article(words: str) -> str:
 
 
 def phrase(thing: Object) -> str:
-    """An object in full: "a large red star at the top left"."""
-    return f"a {thing.size} {thing.color} {thing.shape} at the {thing.place}"
+    """An object in full, its place first: "at the top-left a large red star".
+
+    Place first, so that a model that writes it has only one thing to find at a time: the next place with
+    something in it, and then, looking there, what that is.
+    """
+    return f"at the {thing.place} a {thing.size} {thing.color} {thing.shape}"
 
 
 def caption(scene: Scene) -> str:
@@ -57,15 +61,15 @@ def caption(scene: Scene) -> str:
 
 
 _TELLINGS = (
-    "There is {a} at the {place}.",
     "At the {place} is {a}.",
-    "I see {a} at the {place}.",
+    "At the {place} there is {a}.",
+    "At the {place} I see {a}.",
     "The {place} shows {a}.",
 )
 
 
 def telling(scene: Scene, rng: random.Random) -> str:
-    """The scene told in sentences of varied wording, in any order: what tiny-Vicuna reads about."""
+    """The scene told in sentences, in any order: what tiny-Vicuna reads about."""
     things = rng.sample(scene.objects, len(scene.objects))
     return " ".join(
         rng.choice(_TELLINGS).format(a=f"a {o.size} {o.color} {o.shape}", place=o.place)

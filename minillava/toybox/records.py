@@ -29,8 +29,11 @@ from minillava.toybox.shapes import SHAPES
 DESCRIBE = "Describe the picture in detail."
 """Asks for the dense caption: the counterpart of LLaVA's detailed descriptions."""
 
-TURNS = 8
+TURNS = 12
 """Questions about one picture in one training conversation; LLaVA-1.5 merges them too (P2 A.2)."""
+
+ASKED = 8
+"""Questions about one held-out picture, each asked on its own."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def evaluation_records(split: str, pictures: int, seed: int = 0) -> Iterator[dic
     for index in range(pictures):
         made = scene(split, index, seed)
         image = _png(draw(made))
-        for number, asked in enumerate(questions(split, index, seed)):
+        for number, asked in enumerate(questions(split, index, seed, ASKED)):
             yield {
                 "id": f"toybox/{split}/{seed}/{index}/{number}",
                 "image": image,

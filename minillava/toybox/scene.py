@@ -1,7 +1,7 @@
 """Scenes as symbols: which objects there are, and where.
 
 A picture is `SIZE` pixels square and falls into a 3x3 grid of places. Every object stands alone in one
-place, so "the object at the top left" is one object; inside its place it is free to move and to tilt.
+place, so "the object at the top-left" is one object; inside its place it is free to move and to tilt.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ SIZES = {"small": (14, 15, 16, 17), "large": (25, 26, 27, 28)}
 """Diameters in pixels. Large is at least 1.5 times small, so size can be told from the pixels alone."""
 
 PLACES = (
-    "top left", "top", "top right",
+    "top-left", "top", "top-right",
     "left", "center", "right",
-    "bottom left", "bottom", "bottom right",
+    "bottom-left", "bottom", "bottom-right",
 )  # fmt: skip
 BACKGROUNDS = (
     (250, 247, 240), (240, 246, 252), (246, 240, 250), (240, 250, 242), (252, 242, 240), (244, 244, 246),

@@ -75,7 +75,7 @@ def test_the_induction_start_looks_back_and_finds_what_followed():
         first, second = model(ids, output_attentions=True).attentions[:2]
     rows = torch.arange(6, ids.shape[1])
     for head, back in enumerate(LOOK_BACK):
-        assert first[:, head, rows, rows - back].mean() > 0.9
+        assert first[:, head, rows, rows - back].mean() > 0.7
     # The second time round, row t looks at what followed the same word: 20 + 6 - 1 positions back.
     again = torch.arange(1 + 20 + 6, ids.shape[1])
     found = second[:, 0, again, again - 25].mean()
@@ -158,7 +158,7 @@ def test_hard_negatives_are_false_and_one_word_away():
 
 def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "BATCH", 8)
-    phases = tuple(replace(phase, steps=2, schedule=Schedule(2)) for phase in clip.PHASES)
+    phases = tuple(replace(phase, schedule=Schedule(2)) for phase in clip.PHASES)
     clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, phases)
     tower = CLIPModel.from_pretrained(tmp_path / "clip")
     assert tower.config.vision_config.image_size == 96
