@@ -3,6 +3,7 @@
 >>> import minillava
 >>> model = minillava.load("tiny")
 >>> model.answer("picture.png", "What is in the picture?")
+>>> minillava.inspect(record, model)  # what a record teaches, in color
 """
 
 import os
@@ -11,13 +12,17 @@ import os
 # two-core machine that turned 3.6 s into 57 s for a model as small as ours.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__all__ = ["load"]
+__all__ = ["inspect", "load"]
 
 
 def __getattr__(name: str):
-    """`minillava.load`, imported when it is first asked for: torch takes seconds to import."""
+    """`load` and `inspect`, imported when they are first asked for: torch takes seconds to import."""
     if name == "load":
         from minillava.checkpoints import load
 
         return load
+    if name == "inspect":
+        from minillava.inspection import inspect
+
+        return inspect
     raise AttributeError(f"module 'minillava' has no attribute {name!r}")

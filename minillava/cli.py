@@ -97,10 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
         "  minillava train stage2 --preset llava-1.5-7b --data llava_v1_5_mix665k.json \\\n"
         "    --image-root images --run-dir runs/7b --device-batch 16 --devices 8 --strategy ddp",
         leaves="RUN_DIR/STAGE with curve.csv, last.ckpt, and projector.safetensors (stage 1) or the "
-        "finished model/ (stage 2). Interrupted, the same command goes on where it was.",
+        "finished model/ (stage 2), with LoRA adapter/ too; audit.json if records are broken or cut. "
+        "Interrupted, the same command goes on where it was.",
         resumes=True,
     )  # fmt: skip
-    p.add_argument("stage", choices=("stage1", "stage2"))
+    stages = dict.fromkeys(name for preset in PRESETS.values() for name in preset.stages)
+    p.add_argument("stage", choices=stages, metavar="STAGE", help=", ".join(stages))
     p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
     p.add_argument("--data", metavar="FILE", help=".json, .jsonl or .parquet; default: Toybox")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
@@ -112,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--max-steps", **number, help="stop after N optimizer steps")
     p.add_argument("--device-batch", **number, help="samples in one forward pass of one device")
+    p.add_argument("--workers", default=0, **number, help="processes that prepare each device's batches")
     p.add_argument("--devices", default=1, **number, help="GPUs of a node, default: %(default)s")
     p.add_argument("--nodes", default=1, **number, help="default: %(default)s")
     p.add_argument("--strategy", default="auto", help="Lightning's, default: %(default)s")
@@ -156,13 +159,31 @@ def build_parser() -> argparse.ArgumentParser:
         "inspect", commands.inspect, "show what a record teaches, token by token, or audit a whole file",
         example="minillava inspect --data records.json --image-root images --index 0",
         leaves="on the screen: with --index one sample, its supervised tokens in bold green; without "
-        "it, a report about all records.",
+        "it, a report about all records. With --html the sample as a page with its picture, with --json "
+        "the report for programs, every record listed.",
     )  # fmt: skip
     p.add_argument("--data", required=True, metavar="FILE", help=".json, .jsonl or .parquet")
     p.add_argument("--index", **number, help="number of the record, from 0")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
     p.add_argument("--template", choices=("v1", "plain"), default="v1", help="default: %(default)s")
-    _model(p)
+    p.add_argument("--max-length", default=2048, **number, help="positions kept, default: %(default)s")
+    p.add_argument("--html", **path, help="also write the sample here")
+    p.add_argument("--json", **path, help="also write the report here")
+    _model(p, loads=False)
+
+    p = command(
+        "convert", commands.convert, "records between LLaVA's JSON, JSON Lines, and parquet with pictures",
+        example="minillava convert llava_v1_5_mix665k.json mix.parquet --image-root images\n"
+        "  minillava convert mix.parquet mix.jsonl --pictures pictures",
+        leaves="TARGET, and with --pictures that folder: whole, or nothing. Parquet has the bytes of the "
+        "pictures inside, as `datasets` reads them; --data takes all three. How many records and "
+        "pictures, and what was left out, is on the screen.",
+    )  # fmt: skip
+    p.add_argument("source", type=Path, metavar="SOURCE", help=".json, .jsonl or .parquet")
+    p.add_argument("target", type=Path, metavar="TARGET", help=".json, .jsonl or .parquet")
+    p.add_argument("--image-root", **path, help="where the records' picture paths begin")
+    p.add_argument("--pictures", **path, help="new folder for the pictures that come out of parquet")
+    p.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used, and say so")
 
     p = command(
         "toybox", commands.toybox, "draw Toybox pictures and print their records",
@@ -217,10 +238,14 @@ def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> Non
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: torch's own")
 
 
-def _model(parser: argparse.ArgumentParser) -> None:
+def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:
     parser.add_argument(
-        "--model", default="tiny", help="a preset's name, a llava-hf folder or a hub id; default: tiny"
+        "--model",
+        default="tiny",
+        help="a preset's name, a folder (llava-hf's, a run's, LoRA's), a projector, a hub id; default: tiny",
     )
+    if loads:
+        parser.add_argument("--base", metavar="FOLDER", help="the model to put adapters or a projector in")
 
 
 def _question(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ Everything heavy is imported inside the functions, so that `minillava --help` an
 """
 
 import json
-import os
 import textwrap
 from argparse import Namespace as Arguments
 from pathlib import Path
@@ -35,7 +34,7 @@ def _load(args: Arguments):
     _need(args.model)
     from minillava import checkpoints
 
-    return checkpoints.load(args.model)
+    return checkpoints.load(args.model, base=args.base)
 
 
 def _write_json(file: Path | None, content: dict) -> None:
@@ -74,7 +73,7 @@ def train(args: Arguments) -> None:
     from minillava.training import train_stage
 
     preset = PRESETS[args.preset]
-    stage = preset.stages[args.stage]
+    stage = preset.stage(args.stage)
     model = _starting_model(preset, stage, args)
     records = _audited(_records(preset, stage, args), model, stage, args)
     result = train_stage(
@@ -84,6 +83,7 @@ def train(args: Arguments) -> None:
         args.run_dir,
         image_root=args.image_root,
         device_batch=args.device_batch,
+        num_workers=args.workers,
         max_steps=args.max_steps,
         seed=args.seed,
         trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
@@ -94,15 +94,23 @@ def train(args: Arguments) -> None:
     _say(f"In {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}")
 
 
+def _is_first() -> bool:
+    """Is this the first of the processes that run this command, or the only one?"""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return rank_zero_only.rank == 0
+
+
 def _say(text: str) -> None:
     """Print once, however many processes run this."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _is_first():
         print(text)
 
 
 def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
     """`--from`: a whole model, or a projector for the preset's bases; stage 2 begins with stage 1's."""
     from minillava import checkpoints
+    from minillava.weights import find_projector
 
     start = Path(args.start) if args.start else None
     if start is None and "language_model" in stage.trains:
@@ -113,8 +121,8 @@ def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
                 f"projector.safetensors. First: minillava train stage1 --run-dir {args.run_dir} "
                 "(or say --from FOLDER)."
             )
-    projector = start / "projector.safetensors" if start and start.is_dir() else start
-    if start and not projector.is_file():
+    projector = find_projector(start) if start and start.exists() else None
+    if start and not projector:
         _need(start)
         return checkpoints.load(args.start)
     _need(preset.vision_tower, preset.language_model)
@@ -151,7 +159,8 @@ def _records(preset: Preset, stage: StageConfig, args: Arguments):
 
 
 def _audited(records, model, stage: StageConfig, args: Arguments):
-    if args.no_audit:
+    """The records, looked at before training: by the first process, or by all that have to skip some."""
+    if args.no_audit or not (_is_first() or args.skip_broken):
         return records
     from minillava.data import audit
 
@@ -162,9 +171,13 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
         stage.template,
         model.num_image_tokens,
         stage.max_length,
-        progress=True,
+        progress=_is_first(),
     )
     _say(str(report))
+    if _is_first() and (report.problems or report.notes):
+        file = args.run_dir / stage.name / "audit.json"
+        _write_json(file, report.to_dict())
+        print(f"All of them, by id: {file}")
     if not report.problems or args.skip_broken:
         return report.without_problems(records)
     broken = len({problem.index for problem in report.problems})
@@ -228,9 +241,9 @@ def attend(args: Arguments) -> None:
 
 def inspect(args: Arguments) -> None:
     _need(args.model)
-    from minillava import checkpoints, conversation, weights
-    from minillava.images import open_image
-    from minillava.records import audit, load_records, named, picture_source, pictures
+    from minillava import checkpoints, weights
+    from minillava.inspection import sample
+    from minillava.records import audit, load_records
 
     folder = weights.find(args.model)
     config = checkpoints.read_config(folder)
@@ -238,21 +251,30 @@ def inspect(args: Arguments) -> None:
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     records = load_records(args.data)
     if args.index is None:
-        print(audit(records, args.image_root, tokenizer, args.template, patches, progress=True))
+        options = {"max_length": args.max_length, "progress": True}
+        report = audit(records, args.image_root, tokenizer, args.template, patches, **options)
+        print(report)
+        _write_json(args.json, report.to_dict())
         return
     if not 0 <= args.index < len(records):
         raise ValueError(f"{args.data} has records 0 to {len(records) - 1}, not {args.index}.")
-    record = records[args.index]
-    print(named(record, args.index))
-    shown = pictures(record)
-    for number, picture in enumerate(shown):
-        image = open_image(picture_source(picture, args.image_root), f"Picture {number}")
-        print(f"picture {number}: {image.width} x {image.height} pixels, {patches} positions")
-    encoded = conversation.encode(record["conversations"], tokenizer, args.template, bool(shown), patches)
-    print(conversation.show(encoded, tokenizer))
-    print(f"{len(encoded.input_ids)} positions, {encoded.n_supervised} supervised (bold green)")
-    for problem in encoded.problems:
-        print(f"problem: {problem}")
+    shown = sample(
+        records[args.index], tokenizer, patches, args.template, args.image_root, args.max_length, args.index
+    )
+    print(shown)
+    if args.html:
+        args.html.parent.mkdir(parents=True, exist_ok=True)
+        args.html.write_text(shown.page(), encoding="utf-8")
+        print(f"The same with its pictures, for a browser: {args.html}")
+
+
+def convert(args: Arguments) -> None:
+    from minillava.convert import convert as run
+
+    done = run(
+        args.source, args.target, args.image_root, args.pictures, skip_broken=args.skip_broken, progress=True
+    )
+    print(f"{done}\nThey are in {args.target}{f', the pictures in {args.pictures}' * bool(args.pictures)}.")
 
 
 def toybox(args: Arguments) -> None:

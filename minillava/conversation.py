@@ -282,8 +282,8 @@ def _backend_without_image_token(tokenizer: PreTrainedTokenizerBase) -> Tokenize
     return Tokenizer.from_str(text.replace(json.dumps(IMAGE_TOKEN), '"\\ue000"'))
 
 
-def _pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
-    """(text, kind) of each token: "image" (a run of them is one), "answer" or "prompt"."""
+def pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+    """(text, kind) of each token, in order: "image" (a run of them is one), "answer" or "prompt"."""
     image_id, run = _image_token_id(tokenizer), 0
     tokens = tokenizer.convert_ids_to_tokens(encoded.input_ids)
     for i, (token, label) in enumerate(zip(tokens, encoded.labels, strict=True)):
@@ -293,14 +293,14 @@ def _pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Iterator[tu
                 yield f"{IMAGE_TOKEN} x {run}", "image"
                 run = 0
             continue
-        text = token.replace("▁", " ").replace("<0x0A>", "⏎")
+        text = token.replace("▁", " ").replace("<0x0A>", "⏎").replace("\n", "⏎")
         yield text, "prompt" if label == IGNORE_INDEX else "answer"
 
 
 def show(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens for a terminal (ANSI), `|` between: answers bold green, images magenta."""
     colors = {"prompt": "\033[2m", "image": "\033[35m", "answer": "\033[1;32m"}
-    return "|".join(f"{colors[kind]}{text}\033[0m" for text, kind in _pieces(encoded, tokenizer))
+    return "|".join(f"{colors[kind]}{text}\033[0m" for text, kind in pieces(encoded, tokenizer))
 
 
 def to_html(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -313,6 +313,6 @@ def to_html(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
     spans = "".join(
         f'<span class="{kind}" style="{styles[kind]};margin:1px;padding:0 1px;white-space:pre">'
         f"{html.escape(text)}</span><wbr>"
-        for text, kind in _pieces(encoded, tokenizer)
+        for text, kind in pieces(encoded, tokenizer)
     )
     return f'<div style="font-family:monospace;line-height:1.8">{spans}</div>'

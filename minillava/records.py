@@ -44,9 +44,7 @@ def load_records(source: str | Path | Records) -> Records:
         return source
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no record file at {path}. Give a .json, .jsonl or .parquet file."
-        )
+        raise FileNotFoundError(f"There is no record file at {path}. Give a .json, .jsonl or .parquet file.")
     if path.suffix == ".parquet":
         if path.stat().st_size > IN_MEMORY:
             return _keep_encoded(datasets.Dataset.from_parquet(str(path)))
@@ -178,6 +176,16 @@ class AuditReport:
             counts[(length - low) // width] += 1
         return [(low + i * width, low + (i + 1) * width - 1, n) for i, n in enumerate(counts)]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, every record listed, as JSON takes it."""
+        listed = {
+            name: [{"record": f.index, "id": f.id, "kind": f.kind, "detail": f.detail} for f in findings]
+            for name, findings in (("problems", self.problems), ("notes", self.notes))
+        }
+        counts = {name: getattr(self, name) for name in ("records", "with_image", "with_several", "turns")}
+        histogram = [{"from": low, "to": high, "records": n} for low, high, n in self.histogram()]
+        return {**counts, "text_only": self.text_only, "unit": self.unit, "lengths": histogram, **listed}
+
     def raise_for_problems(self) -> None:
         """Raises ValueError, its message the whole report, where a record cannot be trained on."""
         if self.problems:
@@ -188,9 +196,7 @@ class AuditReport:
     def without_problems(self, records: Records) -> Records:
         """The explicit choice to skip: the very `records` audited, less those with a problem."""
         if len(records) != self.records:
-            raise ValueError(
-                f"This report is about {self.records} records, but {len(records)} were given."
-            )
+            raise ValueError(f"This report is about {self.records} records, but {len(records)} were given.")
         bad = {problem.index for problem in self.problems}
         good = [index for index in range(len(records)) if index not in bad]
         if isinstance(records, datasets.Dataset):
@@ -207,13 +213,9 @@ class AuditReport:
             median = ordered[len(self.lengths)]
             lines.append(f"length in {self.unit}: {low} to {high}, median {median}")
             most = max(n for _, _, n in self.histogram())
-            lines += [
-                f"{a:>8}-{b:<6}{n:>8} {'#' * -(-40 * n // most)}" for a, b, n in self.histogram()
-            ]
+            lines += [f"{a:>8}-{b:<6}{n:>8} {'#' * -(-40 * n // most)}" for a, b, n in self.histogram()]
         bad = len({problem.index for problem in self.problems})
-        lines.append(
-            f"{bad} records cannot be trained on" if bad else "every record can be trained on"
-        )
+        lines.append(f"{bad} records cannot be trained on" if bad else "every record can be trained on")
         for kind, found in self.by_kind().items():
             lines.append(f"{kind}: {len(found)}")
             lines += [f"    {finding}" for finding in found[:20]]

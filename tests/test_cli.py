@@ -12,7 +12,7 @@ from PIL import Image
 from minillava import checkpoints, commands
 from minillava.cli import build_parser, main
 
-COMMANDS = "reproduce pretrain train evaluate ask attend inspect toybox export doctor".split()
+COMMANDS = "reproduce pretrain train evaluate ask attend inspect convert toybox export doctor".split()
 QUESTION = "What color is the ball?"
 
 
@@ -139,6 +139,32 @@ def test_inspect_colors_what_is_supervised(model_folder, records, capsys):
     assert "32 records: 32 with a picture" in capsys.readouterr().out
 
 
+def test_inspect_leaves_a_page_of_the_sample_and_a_report_of_all(model_folder, records, tmp_path, capsys):
+    page, report = tmp_path / "new" / "sample.html", tmp_path / "new" / "report.json"
+    argv = ["inspect", "--model", model_folder, "--data", str(records)]
+    assert main([*argv, "--index", "0", "--html", str(page)]) == 0
+    assert 'class="answer"' in page.read_text() and "<img " in page.read_text()
+    rows = json.loads(records.read_text())
+    for row in rows[:25]:
+        row["image"] = "nowhere.png"
+    records.write_text(json.dumps(rows))
+    assert main([*argv, "--json", str(report), "--max-length", "60"]) == 0
+    found = json.loads(report.read_text())
+    missing = [row["id"] for row in found["problems"] if row["kind"] == "missing picture"]
+    assert missing == [f"r{i}" for i in range(25)]  # the screen lists 20
+    assert {row["kind"] for row in found["problems"]} == {"missing picture", "picture cut"}
+    assert "and 5 more" in capsys.readouterr().out
+
+
+def test_convert_says_what_it_did(records, image, tmp_path, capsys):
+    target = tmp_path / "records.parquet"
+    assert main(["convert", str(records), str(target)]) == 0
+    assert "32 records, 32 pictures" in capsys.readouterr().out
+    again = tmp_path / "again.jsonl"
+    assert main(["convert", str(target), str(again), "--pictures", str(tmp_path / "out")]) == 2
+    assert "leads out of the folder of pictures" in capsys.readouterr().err  # their paths are absolute
+
+
 def test_inspect_says_which_records_there_are(model_folder, records, capsys):
     argv = ["inspect", "--model", model_folder, "--data", str(records), "--index", "32"]
     assert "records 0 to 31, not 32" in mistake(capsys, *argv)
@@ -181,6 +207,59 @@ def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records
     assert main([*argv, "--skip-broken"]) == 0
     assert "nowhere.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "stage1" / "projector.safetensors").is_file()
+
+
+def test_train_stage2_lora_then_ask_its_adapters(model_folder, records, image, tmp_path, capsys):
+    run = tmp_path / "run"
+    argv = ["train", "stage2-lora", "--data", str(records), "--from", model_folder, "--workers", "1"]
+    argv += ["--run-dir", str(run), "--max-steps", "2", "--device-batch", "16"]
+    assert main(argv) == 0
+    assert "adapter" in capsys.readouterr().out
+    argv = ["ask", "--image", image, QUESTION, "--max-new-tokens", "4", "--model"]
+    answers = []
+    for name in ("model", "adapter"):
+        assert main([*argv, str(run / "stage2-lora" / name)]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert main([*argv, str(run / "stage2-lora" / "adapter"), "--base", str(tmp_path / "no")]) == 2
+    assert "base=" in capsys.readouterr().err
+
+
+def test_a_stage_the_preset_does_not_have(capsys):
+    line = mistake(capsys, "train", "scienceqa")
+    assert "has the stages stage1, stage2, stage2-lora, not scienceqa" in line
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_of_several_processes_the_first_audits_and_prints(
+    model_folder, records, tmp_path, capsys, monkeypatch, skip
+):
+    """Unless records are to be skipped: then all have to know which."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from minillava import data, training
+
+    audited, trained = [], []
+    audit = data.audit
+    monkeypatch.setattr(data, "audit", lambda *a, **k: audited.append(1) or audit(*a, **k))
+
+    def train_stage(model, stage, rows, run_dir, **options):
+        trained.append(len(rows))
+        return training.StageResult(tmp_path, 1, {"train": ([], [])}, 0.0, 0, [])
+
+    monkeypatch.setattr(training, "train_stage", train_stage)
+    rows = json.loads(records.read_text())
+    rows[5]["image"] = "nowhere.png"
+    records.write_text(json.dumps(rows))
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
+    argv += ["--run-dir", str(tmp_path / "run")] + ["--skip-broken"] * skip
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert main(argv) == 0
+    assert capsys.readouterr().out == "" and (len(audited), trained) == (skip, [31 if skip else 32])
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    assert main(argv) == (0 if skip else 2)
+    assert "nowhere.png" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "stage1" / "audit.json").read_text())["records"] == 32
 
 
 def test_stage_2_asks_for_stage_1(tmp_path, capsys):

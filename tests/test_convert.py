@@ -1,4 +1,4 @@
-"""convert.py: the three kinds of file into one another, whole or not at all, and always in the same memory."""
+"""convert.py: the three kinds of file into one another, whole or not at all, always in the same memory."""
 
 import json
 import os
@@ -190,7 +190,8 @@ def test_a_file_that_ends_early_is_no_record_to_skip(tmp_path):
 
 def test_pictures_that_would_land_elsewhere_or_on_each_other(tmp_path):
     for path, other in (("../a.png", "b.png"), ("/a.png", "b.png"), ("c.png", "c.png")):
-        rows = [record(0, {"bytes": png("red"), "path": other}), record(1, {"bytes": png("blue"), "path": path})]
+        rows = [record(0, {"bytes": png("red"), "path": other})]
+        rows += [record(1, {"bytes": png("blue"), "path": path})]
         datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
         with pytest.raises(ValueError, match="record 1 .*(leads out of|another one than)"):
             convert(tmp_path / "a.parquet", tmp_path / "a.json", picture_folder=tmp_path / "out")
