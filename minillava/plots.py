@@ -117,7 +117,7 @@ def accuracy_bars(table: Mapping[str, Mapping[str, float]], title: str = "") -> 
     sighted = [row["sighted"] for row in table.values()]
     axes.barh(places, sighted, height=0.66, color=SKY, label="sighted")
     for place, share in zip(places, sighted, strict=True):
-        axes.text(share + 0.012, place, f"{share:.0%}", va="center", fontweight="bold")
+        axes.text(1.08, place, f"{share:.0%}", va="center", ha="right", fontweight="bold")
     # why not on one line: they are often equal, and that is the point
     for (name, look), shift in zip(BASELINES.items(), (-0.17, 0.17, 0), strict=True):
         points = [(row[name], i + shift) for i, row in enumerate(table.values()) if name in row]
