@@ -57,7 +57,7 @@ class Curve(Callback):
         self.answers = folder / "generations.txt"
         self.rows: list[tuple[int, str, float, float]] = []
         self.generations: list[tuple[str, str]] = []
-        self.resumed_from = 0
+        self.resumed_from = self._step = 0
         self._losses: list[torch.Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -65,7 +65,7 @@ class Curve(Callback):
 
     def resume(self, trainer: Trainer) -> None:
         """Take over what the file holds so far; Lightning starts no training that is finished."""
-        self.resumed_from = trainer.global_step
+        self.resumed_from = self._step = trainer.global_step
         if self.resumed_from and self.file.is_file():
             with self.file.open(newline="") as lines:
                 stored = [
@@ -90,7 +90,8 @@ class Curve(Callback):
     def on_train_batch_end(self, trainer: Trainer, module, outputs, *args) -> None:
         self._losses.append(outputs["loss"].detach())
         trainer.callback_metrics["loss"] = self._losses[-1]
-        if len(self._losses) == trainer.accumulate_grad_batches:
+        if trainer.global_step > self._step:  # the passes so far made a step
+            self._step = trainer.global_step
             loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
             self._losses.clear()
             self._add(trainer, "train", loss.item())

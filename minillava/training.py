@@ -211,10 +211,10 @@ def train_stage(
     projector in `adapter/`, and has merged them into `model`. If the folder holds the checkpoint of an
     interrupted run, training goes on from there, to the same bits. Of several processes the first writes.
 
-    `device_batch` is the number of samples in one forward pass (default: the whole `stage.batch_size`);
-    gradients accumulate up to the stage's batch. `num_workers` processes prepare the batches of each
-    device. `overrides` replace fields of the stage; `trainer` holds further arguments of Lightning's
-    Trainer (devices, strategy, ...).
+    `device_batch` is the number of samples in one forward pass of one device (default: its share of
+    `stage.batch_size`); gradients accumulate up to the stage's batch. `num_workers` processes prepare the
+    batches of each device. `overrides` replace fields of the stage; `trainer` holds further arguments of
+    Lightning's Trainer (devices, strategy, ...).
 
     Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does
     not divide, or a checkpoint of another model; FloatingPointError if the loss is not finite;
@@ -227,13 +227,6 @@ def train_stage(
         raise ValueError(f"{stage.name} trains no adapters, but the model has some: lora.merge it first.")
     folder = Path(run_dir) / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"accelerator": "auto", "devices": 1} | (trainer or {})
-    device_batch = device_batch or stage.batch_size
-    if stage.batch_size % device_batch:
-        raise ValueError(
-            f"A batch of {stage.batch_size} does not split into passes of {device_batch} samples: "
-            "choose a device_batch that divides it."
-        )
 
     def dataset(records: Records | str | Path) -> InstructionDataset:
         return InstructionDataset(
@@ -248,24 +241,14 @@ def train_stage(
         )
 
     train = dataset(data)
-    modules = InstructionData(
-        train,
-        batch_size=device_batch,
-        validation=None if validation is None else dataset(validation),
-        num_workers=num_workers,
-        seed=seed,
-    )
     total = min(stage.steps(len(train)), max_steps or math.inf)
-    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
     curve = Curve(folder, probes)
     last = folder / LAST
     engine = Trainer(
         max_steps=total,
         max_epochs=-1,
-        accumulate_grad_batches=stage.batch_size // device_batch,
         gradient_clip_val=stage.max_grad_norm,
         precision=stage.precision,
-        val_check_interval=_validation_interval(total, validations, stage, device_batch),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if validation is not None else 0,
@@ -282,8 +265,20 @@ def train_stage(
         enable_model_summary=False,
         deterministic=True,
         default_root_dir=folder,
-        **options,
+        **({"accelerator": "auto", "devices": 1} | (trainer or {})),
     )  # fmt: skip
+    # After the fact: only Lightning knows what "auto" devices come to.
+    device_batch, passes = split_batch(stage, device_batch, engine.num_devices * engine.num_nodes)
+    engine.accumulate_grad_batches = passes
+    engine.val_check_interval = max(1, total // max(1, validations)) * passes  # it counts passes
+    modules = InstructionData(
+        train,
+        batch_size=device_batch,
+        validation=None if validation is None else dataset(validation),
+        num_workers=num_workers,
+        seed=seed,
+    )
+    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
     started = time.perf_counter()
     with isolate_rng(include_cuda=torch.cuda.is_available()):
         engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
@@ -317,6 +312,16 @@ def leave_weights(model: MiniLlava, stage: StageConfig, folder: Path) -> None:
         checkpoints.save_projector(model, folder / "projector.safetensors")
 
 
-def _validation_interval(total: int, times: int, stage: StageConfig, device_batch: int) -> int:
-    """In batches, as Lightning counts: `times` validations over `total` steps."""
-    return max(1, total // max(1, times)) * (stage.batch_size // device_batch)
+def split_batch(stage: StageConfig, device_batch: int | None, devices: int) -> tuple[int, int]:
+    """(samples in a pass of one device, passes until the optimizer steps) that make the stage's batch.
+
+    Raises ValueError if none do: the global batch is a part of the recipe, whatever it runs on.
+    """
+    device_batch = device_batch or max(1, stage.batch_size // devices)
+    passes, rest = divmod(stage.batch_size, device_batch * devices)
+    if rest or not passes:
+        raise ValueError(
+            f"{stage.name} has a batch of {stage.batch_size}, which {devices} devices with {device_batch} "
+            "samples each do not make in any number of passes: choose a device_batch that divides it."
+        )
+    return device_batch, passes

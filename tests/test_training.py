@@ -1,6 +1,7 @@
 """The stages: what moves, what is saved, and that nothing is lost."""
 
 import csv
+import json
 import math
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from minillava.training import (
     cosine_with_warmup,
     freeze,
     parameter_groups,
+    split_batch,
     train_stage,
 )
 
@@ -252,7 +254,6 @@ KILLED = textwrap.dedent(
 
 def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
     """The process dies at step 3; the same command then ends with the uninterrupted run's weights."""
-    import json
 
     texts = [r for r in records if "image" not in r] * 4
     for i, record in enumerate(texts):
@@ -270,3 +271,70 @@ def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
     whole, killed = (checkpoints.load(tmp_path / r / "stage2" / "model") for r in ("whole", "killed"))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, killed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("device_batch", "devices", "expected"),
+    [(None, 1, (128, 1)), (None, 8, (16, 1)), (16, 8, (16, 1)), (16, 1, (16, 8)), (4, 16, (4, 2))],
+)
+def test_the_global_batch_is_the_recipes_whatever_it_runs_on(device_batch, devices, expected):
+    assert split_batch(PRESETS["llava-1.5-7b"].stages["stage2"], device_batch, devices) == expected
+
+
+@pytest.mark.parametrize(("device_batch", "devices"), [(3, 1), (16, 16), (None, 3), (None, 256)])
+def test_devices_that_do_not_make_the_batch_are_refused(device_batch, devices):
+    with pytest.raises(ValueError, match=f"batch of 128, which {devices} devices"):
+        split_batch(PRESETS["llava-1.5-7b"].stages["stage2"], device_batch, devices)
+
+
+def test_passes_that_do_not_fill_the_last_step_of_an_epoch_are_in_its_loss(make_model, records, tmp_path):
+    """7 records in passes of 2, two passes a step: each epoch's second step has what is left."""
+    options = {"batch_size": 4, "device_batch": 2, "epochs": 2}
+    result = train_stage(make_model(), STAGES["stage2"], records[:7], tmp_path, **options)
+    assert result.curve["train"][0] == [1, 2, 3, 4] and result.steps == 4
+
+
+TWO = textwrap.dedent(
+    """
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+    from minillava import checkpoints, training
+    from minillava.config import PRESETS
+
+    base, records, run = sys.argv[1:]
+    export = checkpoints.export
+
+    def leave_a_mark(model, folder):
+        with Path(run, "exports").open("a") as file:
+            file.write("x")
+        export(model, folder)
+
+    checkpoints.export = leave_a_mark
+    stage = replace(PRESETS["tiny"].stages["stage2"], batch_size=4, max_length=512)
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    options = {"max_steps": 3, "validation": records, "validations": 1, "probes": [(None, "How many?")]}
+    training.train_stage(checkpoints.load(base), stage, records, run, trainer=trainer, **options)
+    """
+)
+
+
+def test_two_processes_train_as_one_and_the_first_one_writes(make_model, records, tmp_path):
+    """Equal samples, so that the mean over two devices is the mean over their batch."""
+    texts = [records[-1] | {"id": i} for i in range(12)]
+    (tmp_path / "records.json").write_text(json.dumps(texts))
+    (tmp_path / "two.py").write_text(TWO)
+    model = make_model()
+    checkpoints.save(model, tmp_path / "base")
+    names = (tmp_path / name for name in ("two.py", "base", "records.json", "run"))
+    done = subprocess.run([sys.executable, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train_stage(model, STAGES["stage2"], texts, tmp_path / "one", batch_size=4, max_steps=3)
+    assert (tmp_path / "run" / "exports").read_text() == "x"
+    again = checkpoints.load(tmp_path / "run").state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-5)
+    rows = list(csv.DictReader((tmp_path / "run" / "stage2" / "curve.csv").open()))
+    expected = [("1", "train"), ("2", "train"), ("3", "train"), ("3", "val")]
+    assert [(row["step"], row["split"]) for row in rows] == expected
+    assert (tmp_path / "run" / "stage2" / "generations.txt").read_text().count("How many?") == 1
