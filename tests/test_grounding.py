@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from minillava.grounding import mass_in_box, measure, pointing, rank_accuracy, truth
+from minillava.grounding import (
+    THRESHOLDS,
+    chosen_elsewhere,
+    concentration,
+    mass_in_box,
+    measure,
+    overlap,
+    pointing,
+    rank_accuracy,
+    specificity,
+    truth,
+)
 
 COVER = np.array([[1, 0.6, 0], [0.4, 0.2, 0], [0, 0, 0]])
 """A box over the top left: two patches count as the object's."""
@@ -75,12 +86,87 @@ def test_the_head_is_chosen_on_one_half_and_scored_on_the_other():
 def test_halves_by_hand():
     """Even examples favor head 0, odd ones head 1, so each half is scored by the wrong head."""
     examples = [
-        (np.stack([one_hot(i % 2, 0), one_hot(1 - i % 2, 0)])[None], one_hot(0, 0), [])
-        for i in range(4)
+        (np.stack([one_hot(i % 2, 0), one_hot(1 - i % 2, 0)])[None], one_hot(0, 0), []) for i in range(4)
     ]
     result = measure(examples)["pointing"]
     assert result.heads[:, 0].tolist() == [[1, 0], [0, 1]] * 2
     assert result.summary()["best_head"] == 0
+
+
+def test_mass_by_area_is_one_for_a_map_that_is_even():
+    assert concentration(np.ones((3, 3)), COVER) == pytest.approx(1)
+    assert concentration(one_hot(0, 0), COVER) == pytest.approx(1 / COVER.mean())
+
+
+def test_overlap_by_hand_at_every_threshold():
+    heat = np.array([[1.0, 0.5, 0.5], [0, 0, 0], [0, 0, 0]])  # of the object's two patches, and a third
+    expected = [2 / 3 if t <= 0.5 else 1 / 2 for t in THRESHOLDS]
+    assert overlap(heat, COVER) == pytest.approx(np.array(expected))
+    assert overlap(np.stack([heat, 9 * heat])[:, None], COVER).shape == (2, 1, 9)
+    assert overlap(np.zeros((3, 3)), COVER) == pytest.approx(0)
+    summary = measure([(one_hot(0, 0)[None, None], one_hot(0, 0), [one_hot(2, 2)])] * 2)["iou"].summary()
+    assert summary["best_head"] == 1 and summary["other_object"] == 0 and summary["area"] == 1 / 9
+
+
+def test_specific_is_what_follows_the_question():
+    here, there = one_hot(0, 0), one_hot(2, 2)
+    both, elsewhere = here + there, one_hot(1, 1)
+    assert specificity(here, here, there, there) == 1
+    assert specificity(there, here, here, there) == 0  # swapped
+    assert specificity(both, here, both, there) == 0  # points at both, whatever is asked
+    assert specificity(here, here, here, there) == 0  # points at one, whatever is asked
+    assert specificity(both + here, here, both + there, there) == 1
+    many = np.stack([here, there, elsewhere]).reshape(3, 1, 3, 3)
+    assert specificity(many, here, np.stack([there] * 3).reshape(3, 1, 3, 3), there).tolist() == [
+        [1],
+        [0],
+        [0],
+    ]
+
+
+def test_specificity_of_noise_is_a_quarter():
+    rng = np.random.default_rng(0)
+    scores = specificity(
+        rng.random((4000, 6, 6)), one_hot(0, 1, 6), rng.random((4000, 6, 6)), one_hot(4, 4, 6)
+    )
+    assert scores.mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_rows_are_candidates_like_heads():
+    """Row 1 of head (0, 1) points; the same head's row 0 does not."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for maps, here, others in pointer_and_noise(30):
+        rows = rng.random((2, *maps.shape))
+        rows[1, 0, 1] += 9 * here
+        examples.append((rows, here, others))
+    result = measure(examples)["pointing"]
+    assert result.heads.shape == (30, 2, 2, 3) and result.mean_map.shape == (30, 2)
+    assert result.best_head == (1, 0, 1)
+    assert result.summary()["best_head"] == 1
+    assert result.summary()["mean_map"] > 0.9
+
+
+def test_right_and_wrong_are_scored_by_the_same_heads():
+    examples = list(pointer_and_noise(40))
+    right = np.arange(40) % 4 < 2
+    for i in np.flatnonzero(~right):
+        maps, here, others = examples[i]
+        examples[i] = (maps[:, ::-1], here, others)  # the pointing head is elsewhere when wrong
+    examples += list(pointer_and_noise(40, seed=1))
+    result = measure(examples)["pointing"]
+    of_first = np.arange(80) < 40
+    assert result.summary(of_first & np.append(right, right))["best_head"] == 1
+    assert result.summary(of_first & ~np.append(right, right))["best_head"] < 0.2
+    assert np.isnan(result.summary(np.zeros(80, bool))["best_head"])
+    assert result.scores()["best_head"].shape == (80,)
+
+
+def test_what_was_chosen_is_read_along():
+    scores = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], float)  # each half is served by the wrong candidate
+    chosen, along = chosen_elsewhere(scores, np.array([[1, 2]] * 4))
+    assert chosen.tolist() == [0, 0, 0, 0]
+    assert along.tolist() == [2, 1, 2, 1]
 
 
 def test_too_little_to_measure_is_an_error():
