@@ -51,6 +51,7 @@ def test_answers_are_balanced_within_each_type(sample):
 def test_every_type_is_asked_about_as_often(sample):
     counts = Counter(question.type for _, question in sample)
     assert set(counts) == set(TYPES)
+    assert counts.pop("count") > 0.06 * counts.total()  # only one question of a picture is how many
     assert min(counts.values()) > 0.09 * counts.total()
 
 
