@@ -10,15 +10,13 @@ import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from minillava.images import CLIP_MEAN, CLIP_STD, open_image, preprocess
+from minillava.images import CLIP_MEAN, CLIP_STD, PatchGeometry, open_image, preprocess
 
 GOLDEN = Path(__file__).parent / "golden"
 with gzip.open(GOLDEN / "images.jsonl.gz", "rt", encoding="utf-8") as lines:
     ROWS = [json.loads(line) for line in lines]
 RESULTS = [
-    pytest.param(
-        GOLDEN / row["file"], *key.split("/"), result, id=f"{Path(row['file']).stem}-{key}"
-    )
+    pytest.param(GOLDEN / row["file"], *key.split("/"), result, id=f"{Path(row['file']).stem}-{key}")
     for row in ROWS
     for key, result in row["results"].items()
 ]
@@ -30,7 +28,7 @@ def normalize(codes: np.ndarray) -> np.ndarray:
     return ((codes.transpose(2, 0, 1) * (1 / 255)).astype(np.float32) - MEAN) / STD
 
 
-def by_transformers(path: Path, size: int, aspect: str) -> np.ndarray:
+def by_transformers(path: Path | Image.Image, size: int, aspect: str) -> np.ndarray:
     """The same picture by transformers' PIL-backed CLIP processor, padded beforehand."""
     image = open_image(path)
     if aspect == "pad":
@@ -67,3 +65,28 @@ def test_same_as_the_original(path, aspect, size, result):
         assert hashlib.sha256(codes.tobytes()).hexdigest() == result["sha256"]
     for channel, row, column, value in result["probes"]:
         assert pixel_values[channel, row, column] == pytest.approx(value, abs=1e-6)
+
+
+def patches(picture: Image.Image, aspect: str) -> np.ndarray:
+    """Mean of the red channel of each patch of transformers' own pixels, [24, 24]."""
+    return by_transformers(picture, 336, aspect)[0].reshape(24, 14, 24, 14).mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+@pytest.mark.parametrize("size", [(1000, 667), (380, 570), (336, 337), (90, 400), (701, 350)])
+def test_a_patch_shows_its_box_of_the_picture(size, aspect):
+    """Paint the box of a patch white: in transformers' own pixels that patch lights up, no other."""
+    geometry = PatchGeometry(*size, 336, 14, aspect)
+    dark = Image.new("RGB", size)
+    boxes = {(row, col): geometry.box(row, col) for row in range(24) for col in range(24)}
+    inside = {
+        place: box
+        for place, box in boxes.items()
+        if min(box) >= 0 and box[2] <= size[0] and box[3] <= size[1]
+    }
+    for place in list(inside)[:: max(1, len(inside) // 6)]:
+        painted = dark.copy()
+        painted.paste((255, 255, 255), tuple(map(round, inside[place])))
+        light = patches(painted, aspect) - patches(dark, aspect)
+        assert np.unravel_index(light.argmax(), light.shape) == place
+        assert light[place] > 0.6 * light.sum()

@@ -12,11 +12,13 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProc
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from minillava import checkpoints
+from minillava.config import PRESETS
 from minillava.conversation import encode
 from minillava.images import preprocess
 
 GOLDEN = Path(__file__).parent / "golden"
 QUESTION = "What color is the ball?"
+TINY = Path(PRESETS["tiny"].finished)
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
@@ -190,6 +192,33 @@ def test_greedy_answers_in_a_batch(pair, picture):
     ids = theirs.generate(**inputs, max_new_tokens=8)[:, inputs["input_ids"].shape[1] :]
     expected = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     assert ours.answer_batch(pictures, questions, max_new_tokens=8) == expected
+
+
+@pytest.mark.skipif(not TINY.is_dir(), reason="tiny-LLaVA is not shipped yet")
+def test_tiny_llava_is_the_same_in_transformers(tmp_path, picture):
+    """The shipped model, exported: ids, pixels, logits and greedy text of several pictures and questions."""
+    ours = checkpoints.load(TINY)
+    folder = checkpoints.export(ours, tmp_path / "export")
+    theirs, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    processor = LlavaProcessor.from_pretrained(folder)
+    assert not any(report.values()), report
+    theirs.eval()
+    pictures = [picture, picture.rotate(90, expand=True), picture.crop((0, 0, 20, 20)).resize((200, 200))]
+    questions = [QUESTION, "Describe the picture.", "Is there a circle?\nAnswer with yes or no."]
+    for image, question in zip(pictures, questions, strict=True):
+        messages = [{"role": "user", "content": f"<image>\n{question}"}]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = processor(images=image, text=text, return_tensors="pt")
+        turns = [{"from": "human", "value": f"<image>\n{question}"}]
+        batch = ours.prepare([turns], [[image]])
+        assert torch.equal(batch["input_ids"], inputs["input_ids"])
+        assert torch.equal(batch["pixel_values"], inputs["pixel_values"])
+        with torch.no_grad():
+            found, expected = ours(**batch).logits, theirs(**inputs).logits
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        ids = theirs.generate(**inputs, max_new_tokens=24)[:, inputs["input_ids"].shape[1] :]
+        answer = processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+        assert ours.answer(image, question, max_new_tokens=24) == answer != ""
 
 
 def test_folders_saved_by_transformers_load(pair, picture, tmp_path):
