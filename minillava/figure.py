@@ -192,6 +192,11 @@ def _weight(color: str) -> str:
     return "normal" if color in (INK, MUTED) else "bold"
 
 
+def text_width(text: str, weight: str = "normal") -> float:
+    """Width in inches of a line of the notes' font."""
+    return _font(weight).getlength(text) / 720
+
+
 @cache
 def _font(weight: str) -> ImageFont.FreeTypeFont:
     """The notes' font at ten times their size, to measure with."""
@@ -218,13 +223,19 @@ def overlay(axes: Axes, image, heat: np.ndarray, boxes: Sequence[Box], top: floa
         np.asarray(heat, float), cmap=HEAT, vmin=0, vmax=top, interpolation="nearest",
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
     )
-    steps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")
-    down, right = steps[1:, :-1] - pixels, steps[:-1, 1:] - pixels
-    edges = np.hypot(down, right).max(-1)
-    alpha = np.clip((edges - 12) / 60, 0, 0.9)  # 12: below it are noise and shading
+    alpha = outlines(pixels)
     axes.imshow(np.ones_like(alpha), cmap=ListedColormap([SKETCH]), alpha=alpha)
     draw_boxes(axes, boxes)
     _frame(axes)
+
+
+def outlines(pixels: np.ndarray) -> np.ndarray:
+    """How visible the edges of a picture are, 0 to 0.9: [height, width, 3] in 0..255 -> [height, width]."""
+    pixels = np.asarray(pixels, float)
+    steps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    down, right = steps[1:, :-1] - pixels, steps[:-1, 1:] - pixels
+    edges = np.hypot(down, right).max(-1)
+    return np.clip((edges - 12) / 60, 0, 0.9)  # 12: below it are noise and shading
 
 
 def draw_boxes(axes: Axes, boxes: Sequence[Box]) -> None:
