@@ -146,13 +146,15 @@ def build_parser() -> argparse.ArgumentParser:
     p = command(
         "attend", commands.attend, "show where a word of the question or the answer looks",
         example='minillava attend --image picture.png "What color is the circle?" --word circle',
-        leaves="a PNG with the map over the picture (attention.png); with --json its numbers.",
+        leaves="a PNG: the answer word by word, or the map of one word (attention.png); beside it a page "
+        "for a browser in which each word shows its map (attention.html); with --json the numbers.",
     )  # fmt: skip
     _question(p)
     p.add_argument("--word", help="a word of the question or answer; default: the whole answer")
     p.add_argument("--layer", **number, help="default: the mean over all")
     p.add_argument("--head", **number, help="default: the mean over all")
-    p.add_argument("--out", default=Path("attention.png"), **path, help="default: %(default)s")
+    p.add_argument("--methods", action="store_true", help="add the methods of relevance to the page")
+    p.add_argument("--out", default=Path("attention.png"), **path, help="the PNG; default: %(default)s")
     p.add_argument("--json", **path, help="also write the numbers here")
 
     p = command(

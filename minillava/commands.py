@@ -204,11 +204,16 @@ def ask(args: Arguments) -> None:
 
 
 def attend(args: Arguments) -> None:
+    if args.out.suffix == ".html":
+        raise ValueError(f"--out names the PNG; the page is put beside it. Not {args.out}, but .png.")
     model = _load(args)
     import numpy as np
 
+    from minillava import attention_html
     from minillava.attention import answer_maps
+    from minillava.attention_plots import word_by_word
     from minillava.images import open_image
+    from minillava.passage import passage
     from minillava.plots import attention_overlay
 
     layers = None if args.layer is None else [args.layer]
@@ -229,11 +234,27 @@ def attend(args: Arguments) -> None:
     where = f"{word!r}, layers {maps.layers}, heads {maps.heads}"
     print(f"{maps.answer}\n{where}: {mass:.1%} of the attention is on the picture,")
     print(f"{heat.max():.1%} on its strongest patch, row {row}, column {col}, pixels {box}.")
-    figure = attention_overlay(open_image(args.image), maps.geometry.heatmap(heat), title=word, mass=mass)
+    image, per_token = open_image(args.image), tokens.maps[rows].mean(axis=(1, 2))  # [rows, grid, grid]
+    said = [tokens.tokens[row] for row in rows]
+    if args.word is None:
+        heats = [maps.geometry.heatmap(one) for one in per_token]
+        figure = word_by_word(image, said, heats, per_token.sum(axis=(1, 2)))
+    else:
+        figure = attention_overlay(image, maps.geometry.heatmap(heat), title=word, mass=mass)
+    explained = None
+    if args.methods and maps.answered.tokens:
+        explained = passage(model, image, args.question, max_new_tokens=args.max_new_tokens)
+    page = attention_html.page(image, args.question, maps, attention_html.views(maps, explained))
+    file = args.out.with_suffix(".html")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(figure.png())
-    print(f"The map is in {args.out}.")
+    file.write_text(page, encoding="utf-8")
+    print(f"The map is in {args.out}, and each word's in {file}: open it in a browser.")
     found = {"question": args.question, "answer": maps.answer, "word": word}
+    found["tokens"] = [
+        {"text": text, "image_mass": float(one.sum()), "peak": float(one.max())}
+        for text, one in zip(said, per_token, strict=True)
+    ]
     found |= {"layers": maps.layers, "heads": maps.heads, "image_mass": mass}
     found |= {"strongest": {"row": row, "column": col, "box": box, "share": float(heat.max())}}
     _write_json(args.json, found | {"heat": heat.tolist()})

@@ -106,9 +106,14 @@ def test_attend_leaves_a_map_and_its_numbers(model_folder, image, tmp_path, caps
     assert Image.open(out).format == "PNG"
     assert f"{found['image_mass']:.1%}" in capsys.readouterr().out
 
-    assert main(argv) == 0  # the whole answer, over all layers and heads
+    assert main([*argv, "--methods"]) == 0  # the whole answer, over all layers and heads
     found = json.loads(numbers.read_text())
     assert (found["layers"], found["heads"]) == ([0, 1], [0, 1, 2, 3])
+    masses = [token["image_mass"] for token in found["tokens"]]
+    assert sum(masses) / len(masses) == pytest.approx(found["image_mass"], abs=1e-6)
+    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "method: gradient" in page
+    assert "--out names the PNG" in mistake(capsys, *argv, "--out", str(tmp_path / "page.html"))
 
 
 def test_attend_knows_only_words_that_were_said(model_folder, image, tmp_path, capsys):
