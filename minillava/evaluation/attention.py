@@ -39,7 +39,7 @@ def evaluate_attention(
     seeds: Sequence[int] = (0, 1, 2),
     controls: Mapping[str, MiniLlava] | None = None,
     explained: int = 200,
-    causes: bool = True,
+    ablated: int = 500,
     seen: Mapping[int, Sequence[Sight]] | None = None,
 ) -> AttentionReport:
     """Measure where a model looks, and what it costs not to let it.
@@ -49,7 +49,8 @@ def evaluate_attention(
         controls: other models to measure the same way, such as one trained on shuffled answers. An untrained
             one is always there, with fresh weights for every seed.
         explained: on how many pictures of the first seed the methods of relevance are compared.
-        causes: whether to ask again under every intervention, which takes longest.
+        ablated: how many pictures are asked about again under every intervention, which takes longest; 0
+            leaves that out.
         seen: seed -> other pictures to measure on, in place of Toybox's.
 
     Raises:
@@ -67,14 +68,18 @@ def evaluate_attention(
             _add(models, name, lines(look(control, some), bare))
     first = next(iter(seen))
     best = best_heads(looks[first].word)
-    cases = [case(model, sight) for some in seen.values() for sight in some]
+    cases = [case(model, sight) for some in seen.values() for sight in some][:ablated]
     return AttentionReport(
         accuracy=float(np.mean([one.right for found in looks.values() for one in found.answer])),
         models=models,
         seeds=by_seed,
         heads={"chosen with boxes": best, "found without boxes": find_heads(_last_token(looks[first]))},
         methods=compare_methods(model, seen[first][:explained]),
-        costs=damage.ablate(model, cases, heads=best) if causes else [],
+        costs=damage.ablate(model, cases, heads=best) if cases else [],
+        grids={
+            row: np.mean([head_scores(getattr(one, name)) for one in looks.values()], axis=0)
+            for name, row in ROWS.items()
+        },
     )
 
 
@@ -168,9 +173,14 @@ def _examples(looks: Sequence[Look]) -> list[tuple]:
     return [(one.maps, one.cover, one.others) for one in looks]
 
 
+def head_scores(looks: Sequence[Look]) -> np.ndarray:
+    """How often each head's map points at the object, from its best row: [L, H]."""
+    return np.mean([pointing(one.maps, one.cover) for one in looks], axis=0).max(0)
+
+
 def best_heads(looks: Sequence[Look], count: int = 3) -> list[tuple[int, int]]:
-    """(layer, head) of the heads that point best at any of their rows, the best first."""
-    scores = measure(_examples(looks))["pointing"].grid.max(0)  # [L, H]
+    """(layer, head) of the heads that point best, the best first."""
+    scores = head_scores(looks)
     order = np.argsort(-scores, axis=None, kind="stable")[:count]
     return [(int(i // scores.shape[1]), int(i % scores.shape[1])) for i in order]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minillava.evaluation import damage
-from minillava.evaluation.damage import PATCHES, RANDOM, TARGET, WORD, Cost
+from minillava.evaluation.damage import PATCHES, QUESTION, RANDOM, TARGET, Cost
 from minillava.evaluation.metrics import bootstrap_interval
 
 GOALS = {
@@ -78,6 +78,7 @@ class AttentionReport:
         methods: method of relevance -> measure -> (value, baseline), for the answer's first token; the
             baseline is another object, or a random order for deletion and insertion.
         costs: what each removal costs (`evaluation.damage`); empty if not asked for.
+        grids: kind of row -> how often each head points, [L, H], for `plots.head_grid`; the best is inflated.
     """
 
     accuracy: float
@@ -86,6 +87,7 @@ class AttentionReport:
     heads: dict[str, list[tuple[int, int]]]
     methods: dict[str, dict[str, tuple[float, float]]]
     costs: list[Cost] = field(repr=False)
+    grids: dict[str, np.ndarray] = field(repr=False)
 
     def goals(self) -> list[tuple[str, float, str, bool]]:
         """(what, value, goal, whether it is met), in the order of the table."""
@@ -99,8 +101,8 @@ class AttentionReport:
                 ratio = _mean(line.scores) / _mean(line.baselines["untrained"])
                 found.append(("the same, by untrained", ratio, "≥ 2.5", ratio >= 2.5))
         for cost in self.costs:
-            if cost.rows == PATCHES or (cost.rows, cost.layers) == (WORD, "all"):
-                name = f"points lost without {cost.removed}, {cost.rows}"
+            if cost.rows == PATCHES or (cost.rows, cost.layers) == (QUESTION, "all"):
+                name = f"points lost: {cost.removed} hidden from {cost.rows}"
                 if cost.removed == TARGET:
                     found.append((name, cost.damage, "≥ 0.3", cost.damage >= 0.3))
                 if cost.removed == RANDOM:
@@ -128,6 +130,7 @@ class AttentionReport:
                 for name, scores in self.methods.items()
             },
             "costs": [vars(cost) | {"damage": cost.damage} for cost in self.costs],
+            "pointing_by_head": {row: grid.round(4).tolist() for row, grid in self.grids.items()},
         }
 
     def to_markdown(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.ablation import blanked, drop_heads, knock_out, mean_feature
+from minillava.ablation import blanked, drop_heads, knock_out
 from minillava.attention import pieces, spelling
 from minillava.conversation import IMAGE_TOKEN
 from minillava.evaluation.metrics import bootstrap_interval, normalise_answer
@@ -130,8 +130,9 @@ def ablate(
         RANDOM: random,
         OTHER: [np.zeros_like(case.target) if case.other is None else case.other for case in cases],
     }
-    mean = mean_feature(model, [case.image for case in cases], batch_size)
-    work = _Work(model, cases, places, mean)
+    batches = list(_batches(model, cases, batch_size))
+    mean = sum(batch.features.sum((0, 1)) for batch in batches) / (len(cases) * random[0].size)
+    work = _Work(model, cases, places, mean, batches)
     plans = [(removed, PATCHES, "", partial(work.without_patches, removed)) for removed in places]
     plans += [
         (removed, rows, _name(band, depth), partial(work.without_edges, removed, rows, band))
@@ -146,13 +147,13 @@ def ablate(
         for name, dropped in ((f"{len(heads)} heads", heads), (f"{len(others)} other heads", others)):
             plans.append((name, "", "", partial(work.without_heads, dropped)))
 
-    intact = work.right(lambda batch: ({}, nullcontext()), batch_size)
+    intact = work.right(lambda batch: ({}, nullcontext()))
     known = np.array([case.other is not None for case in cases])
     costs = []
     for removed, rows, layers, intervene in tqdm(plans, desc="ablating", unit=" interventions"):
         here = known if removed == OTHER else np.ones_like(known)
         if here.any():
-            left = work.right(intervene, batch_size)
+            left = work.right(intervene)
             lost = (intact - left)[here].tolist()
             means = float(intact[here].mean()), float(left[here].mean())
             costs.append(Cost(removed, rows, layers, len(lost), *means, bootstrap_interval(lost)))
@@ -186,6 +187,19 @@ class _Batch:
     features: Tensor
 
 
+def _batches(model: MiniLlava, cases: Sequence[Case], size: int) -> Iterator[_Batch]:
+    for start in range(0, len(cases), size):
+        batch = cases[start : start + size]
+        turns = [
+            [{"from": "human", "value": f"{IMAGE_TOKEN}\n{c.question}"}, {"from": "gpt", "value": None}]
+            for c in batch
+        ]
+        prompts = model.prepare(turns, [[c.image] for c in batch])
+        with torch.no_grad():
+            features = model.encode_images(prompts.pop("pixel_values"))
+        yield _Batch(range(start, start + len(batch)), prompts, features)
+
+
 @dataclass(frozen=True)
 class _Work:
     """Cases, and what can be done to them."""
@@ -194,11 +208,12 @@ class _Work:
     cases: Sequence[Case]
     places: dict[str, list[np.ndarray]]
     mean: Tensor
+    batches: list[_Batch]
 
-    def right(self, plan: Plan, batch_size: int) -> np.ndarray:
+    def right(self, plan: Plan) -> np.ndarray:
         """Which cases are answered rightly under a plan, 0 or 1 each."""
         given = []
-        for batch in self._batches(batch_size):
+        for batch in self.batches:
             changes, held = plan(batch)
             with held:
                 new = self.model.generate(
@@ -211,18 +226,6 @@ class _Work:
                 for answer, case in zip(given, self.cases, strict=True)
             ]
         )
-
-    def _batches(self, size: int) -> Iterator[_Batch]:
-        for start in range(0, len(self.cases), size):
-            batch = self.cases[start : start + size]
-            turns = [
-                [{"from": "human", "value": f"{IMAGE_TOKEN}\n{c.question}"}, {"from": "gpt", "value": None}]
-                for c in batch
-            ]
-            prompts = self.model.prepare(turns, [[c.image] for c in batch])
-            with torch.no_grad():
-                features = self.model.encode_images(prompts.pop("pixel_values"))
-            yield _Batch(range(start, start + len(batch)), prompts, features)
 
     def without_patches(self, removed: str, batch: _Batch):
         gone = self._patches(removed, batch)

@@ -143,17 +143,19 @@ def test_the_report_prints_and_saves_the_same_numbers(report, tmp_path):
     text = printed.read_text()
     assert f"| referring word | pointing | {first['best head']:.2f} [{low:.2f}, {high:.2f}] |" in text
     assert {"model", "untrained", "shuffled"} == found["models"].keys()
+    assert np.shape(found["pointing_by_head"]["answer's row"]) == (2, 4)
     for goal in found["goals"]:
         assert f"| {goal['what']} | {goal['value']:.2f} | {goal['goal']} |" in text
     met = {goal["what"]: goal["met"] for goal in found["goals"]}
-    assert met["points lost without target, everything"]
-    assert met["points lost without as many other patches, referring word"]
+    assert met["points lost: target hidden from everything"]
+    assert met["points lost: target hidden from all of the question"]
+    assert met["points lost: as many other patches hidden from all of the question"]
 
 
 def test_a_second_seed_adds_pictures_and_stands_alone_too(models):
     seen = {seed: list(sights(seeing.rows(6, seed))) for seed in (3, 4)}
-    both = evaluate_attention(models["seeing"], seen=seen, explained=4, causes=False)
-    one = evaluate_attention(models["seeing"], seen={3: seen[3]}, explained=4, causes=False)
+    both = evaluate_attention(models["seeing"], seen=seen, explained=4, ablated=0)
+    one = evaluate_attention(models["seeing"], seen={3: seen[3]}, explained=4, ablated=0)
     assert both.costs == []
     joined = line(both, "model", "answer's row", "mass").scores
     assert len(joined) == 12
