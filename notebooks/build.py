@@ -2,14 +2,18 @@
 
     python notebooks/build.py            build all
     python notebooks/build.py --check    execute nothing; fail if a notebook and its source differ
+    python notebooks/build.py --time     build all, and write how long each took here into timings.json
 
 The percent script is what is edited; the notebook holds its cells and their outputs, normalized so that
 building twice changes nothing: cell ids from their position, no times, no stderr, no widget state.
 """
 
 import argparse
+import json
 import os
+import platform
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+
+from minillava.course.cards import TIMINGS
 
 HERE = Path(__file__).resolve().parent
 CELL_SECONDS = 300
@@ -72,16 +78,39 @@ def differences(path: Path) -> list[str]:
     return found
 
 
+def hardware() -> str:
+    """This machine in words, as cards name it."""
+    threads = os.environ["OMP_NUM_THREADS"]
+    used = "one thread" if threads == "1" else f"{threads} threads"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {used})"
+
+
+def record_times(seconds: dict[str, float], file: Path = TIMINGS) -> None:
+    """Write this machine's seconds by lesson ("03") beside those of other machines."""
+    timings = json.loads(file.read_text()) if file.is_file() else {}
+    timings.setdefault(hardware(), {}).update({lesson: round(value) for lesson, value in seconds.items()})
+    file.write_text(json.dumps(timings, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare, execute nothing")
+    parser.add_argument(
+        "--time", action="store_true", help="write timings.json; cards show them after a rebuild"
+    )
     sources = sorted((HERE / "source").glob("[0-9]*.py"))
-    if parser.parse_args().check:
+    options = parser.parse_args()
+    if options.check:
         found = [line for path in sources for line in differences(path)]
         print("\n".join([*found, "Run `make notebooks`."] if found else ["No drift."]))
         return bool(found)
+    seconds = {}
     for path in sources:
+        begun = time.perf_counter()
         print(build(path).name)
+        seconds[path.name[:2]] = time.perf_counter() - begun
+    if options.time:
+        record_times(seconds)
     return 0
 
 

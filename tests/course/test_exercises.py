@@ -1,0 +1,251 @@
+"""Exercises: what `check` says to stubs, to solutions, to typical mistakes and to anything else."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minillava import course
+from minillava.course import exercises as machinery
+from minillava.course.exercises import find, source, verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = sorted(path.stem.removeprefix("lesson") for path in Path(course.__file__).parent.glob("lesson*.py"))
+NAMES = [
+    f"{lesson}.{title}"
+    for lesson in LESSONS
+    for title in __import__(f"minillava.course.lesson{lesson}", fromlist=["EXERCISES"]).EXERCISES
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solution_passes_its_own_check(name):
+    assert verdict(find(name), find(name).answer).startswith("✓ right")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_code_that_is_shown_passes_when_pasted(name):
+    exercise = find(name)
+    cell = {"torch": torch, "F": F}
+    exec("from collections import Counter\n" + source(exercise), cell)
+    answer = cell[exercise.solution.__name__]
+    if exercise.answer is not exercise.solution:
+        answer = answer()
+    assert verdict(exercise, answer).startswith("✓")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stub_is_not_yet_and_not_wrong(name):
+    stubs = [NotImplemented, ...]
+    if find(name).answer is find(name).solution:
+        stubs.append(lambda *_: NotImplemented)
+    for stub in stubs:
+        said = verdict(find(name), stub, name)
+        assert said.startswith("… not yet") and f'hint("{name}")' in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_answer_whatever_stops_the_notebook(name):
+    odd = [None, True, 3, -1.5, "text", [], {}, (1,), {"a": 1}, torch.zeros(2, 3), float("nan"), object()]
+    for value in odd:
+        for answer in (value, lambda *_, value=value: value):
+            assert verdict(find(name), answer).startswith("✗"), f"{name} takes {value!r}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_can_be_read(name):
+    exercise = find(name)
+    for words in (exercise.statement, exercise.hint, exercise.shows):
+        assert words.strip() == words and words[-1] in ".?"
+    assert exercise.solution.__name__ not in exercise.hint
+
+
+def test_an_error_is_reported_with_its_line():
+    def stops(size, patch):
+        return size // 0
+
+    line = stops.__code__.co_firstlineno + 1
+    said = verdict(find("02.count"), stops)
+    assert said.startswith("✗") and "ZeroDivisionError" in said and f"line {line}" in said
+
+
+def test_unknown_names_say_what_there_is():
+    with pytest.raises(ValueError, match="box, record, majority, adversarial, not 'boxes'"):
+        course.check("01.boxes", None)
+    with pytest.raises(ValueError, match="looks like '03.splice'"):
+        course.hint("splice")
+
+
+def test_the_four_verbs_print_for_a_notebook(capsys):
+    shown = course.exercise("02.layer")
+    assert shown.data.startswith("### Exercise 02.layer\n") and "24 layers" in shown.data
+    course.check("02.layer", NotImplemented)
+    course.hint("02.layer")
+    course.solution("02.layer")
+    check, hint, *code = capsys.readouterr().out.strip().split("\n")
+    assert check.startswith("02.layer: … not yet") and "index" in hint
+    assert ast.parse("\n".join(code)).body[0].name == "layers_run"
+
+
+THINGS = [("red", "star"), ("blue", "heart"), ("blue", "star")]
+
+
+def turns(*pairs, key="from"):
+    return [{key: role, "value": text} for role, text in pairs]
+
+
+def record(conversations, **more):
+    return lambda name, image, caption: (
+        {"id": name, "image": image, "conversations": conversations(caption)} | more
+    )
+
+
+def gelu_like(inner=F.gelu, outer=lambda x: x, bias=True):
+    def project(features, w1, b1, w2, b2):
+        return outer(inner(features @ w1.T + bias * b1) @ w2.T + bias * b2)
+
+    return project
+
+
+def splice(change):
+    def answer(ids, table, patches, image_id):
+        rows = table[ids]
+        rows[ids == image_id] = change(patches)
+        return rows
+
+    return answer
+
+
+def counted(shift=1, divide=None):
+    def loss(logits, labels):
+        logits, labels = (logits[:-1], labels[1:]) if shift else (logits, labels)
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        return total / (divide or (labels != -100).sum())
+
+    return loss
+
+
+def cut(pixels, patch):
+    return F.unfold(pixels[None], patch, stride=patch)[0].T
+
+
+def rounds(answer="ASSISTANT: {}</s>", between="", start="{} "):
+    def v1(system, pairs):
+        return start.format(system) + between.join(f"USER: {q} {answer.format(a)}" for q, a in pairs)
+
+    return v1
+
+
+def strip(learn):
+    def labels(ids, spans, answers):
+        ((first, last),) = answers
+        return [
+            i if learn(start, end, first, last) else -100 for i, (start, end) in zip(ids, spans, strict=True)
+        ]
+
+    return labels
+
+
+MISTAKES = [
+    ("01.box", lambda box, edge: [v / edge for v in box], "not rounded"),
+    ("01.box", lambda box, edge: list(box), "beyond 1"),
+    ("01.box", lambda box, edge: [0.25, 0.125, 0.25, 0.812], "width and height"),
+    ("01.record", lambda name, image, caption: {"id": name, "messages": []}, "no image and no conversations"),
+    ("01.record", record(lambda c: turns(("user", "<image>\nWhat?"), ("assistant", c))), "from user"),
+    ("01.record", record(lambda c: turns(("human", "<image>"), ("gpt", c), key="role")), "keys `from`"),
+    ("01.record", record(lambda c: turns(("human", "What?"), ("gpt", c))), "holds <image> once"),
+    ("01.record", record(lambda c: turns(("human", "What?\n<image>"), ("gpt", c))), "stands first"),
+    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"), ("gpt", "A cat."))), "nothing else"),
+    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"), ("gpt", c)), id="cat"), "was given"),
+    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"))), "list of two turns"),
+    ("01.majority", lambda answers: max(set(answers), key=answers.count), "how often it is right"),
+    ("01.majority", lambda answers: max(map(answers.count, answers)), "divide it"),
+    ("01.majority", lambda answers: 1 / len(set(answers)), "blind chance"),
+    ("01.adversarial", lambda things: {(c, s) for c, _ in things for _, s in things}, "would be yes"),
+    ("01.adversarial", lambda things: {("red", "heart"), ("green", "star")}, "easy to deny"),
+    ("01.adversarial", lambda things: {("red", "heart"), ("red", "circle")}, "easy to deny"),
+    ("01.adversarial", lambda things: set(), "finds nothing"),
+    ("02.count", lambda size, patch: size // patch, "in one row"),
+    ("02.count", lambda size, patch: (size // patch) ** 2 + 1, "CLS"),
+    ("02.count", lambda size, patch: 576, "wanted is 64"),
+    ("02.cut", lambda pixels, patch: pixels.reshape(4, 8), "a reshape alone"),
+    ("02.cut", lambda p, _: cut(p, 2)[[0, 2, 1, 3]], "column by column"),
+    ("02.cut", lambda p, _: cut(p, 2)[:, [0, 4, 1, 5, 2, 6, 3, 7]], "all of channel 0"),
+    ("02.cut", lambda pixels, patch: cut(pixels, 2).T, "has shape [8, 4]"),
+    ("02.layer", 22, "one fewer"),
+    ("02.layer", 24, "all of them"),
+    ("02.layer", 25, "how many hidden states"),
+    ("02.nearest", lambda query, others: int((others @ query).argmax()), "dot product"),
+    ("02.nearest", lambda query, others: int((others - query).norm(dim=1).argmin()), "closest point"),
+    ("02.nearest", lambda query, others: F.cosine_similarity(query[None], others).max(), "similarity"),
+    ("03.parameters", lambda v, t: v * t + t, "first layer alone"),
+    ("03.parameters", lambda v, t: v * t + t * t, "bias as well"),
+    ("03.parameters", lambda v, t: 2 * (v * t + t), "second layer"),
+    ("03.parameters", lambda v, t: v * t + v + t * t + t, "puts out"),
+    ("03.parameters", lambda v, t: 20_979_712, "128 and 192"),
+    ("03.project", gelu_like(lambda x: x), "nothing between"),
+    ("03.project", gelu_like(F.relu), "ReLU"),
+    ("03.project", gelu_like(lambda x: F.gelu(x, approximate="tanh")), "tanh approximation"),
+    ("03.project", gelu_like(outer=F.gelu), "as well"),
+    ("03.project", gelu_like(bias=False), "biases are missing"),
+    ("03.project", lambda f, w1, b1, w2, b2: f @ w1 + b1, "your function stops"),
+    ("03.project", lambda f, w1, b1, w2, b2: F.gelu(f @ w1.T + b1), "first layer alone"),
+    ("03.project", lambda f, w1, b1, w2, b2: f, "has shape [5, 2]"),
+    ("03.splice", lambda ids, table, patches, image_id: table[ids], "own embedding"),
+    ("03.splice", splice(lambda patches: patches.flip(0)), "reverse"),
+    ("03.splice", splice(lambda patches: patches[0]), "one each"),
+    ("03.splice", lambda ids, table, p, i: torch.cat([table[ids[:1]], p, table[ids[1:]]]), "put in beside"),
+    ("03.splice", lambda ids, table, p, i: F.pad(p, (0, 0, 1, 2)), "beside them have changed"),
+    ("03.length", 618, "gives way"),
+    ("03.length", 42, "more than the one position"),
+    ("03.length", 577, "words count too"),
+    ("04.prompt", rounds("ASSISTANT: {}"), "never learns to stop"),
+    ("04.prompt", rounds(between=" "), "space after </s>"),
+    ("04.prompt", rounds(between="\n"), "one line"),
+    ("04.prompt", rounds("ASSISTANT:{}</s>"), "differs from letter"),
+    ("04.prompt", rounds(start="{}"), "system prompt, a space"),
+    ("04.labels", strip(lambda start, end, first, last: True), "trained to ask"),
+    ("04.labels", strip(lambda start, end, first, last: first <= start < last - 4), "never stop talking"),
+    ("04.labels", strip(lambda start, end, first, last: end >= first), "colon"),
+    ("04.labels", strip(lambda start, end, first, last: first < start), "first token is not learned"),
+    ("04.labels", lambda ids, spans, answers: [0] * 5 + ids[5:], "-100, not 0"),
+    ("04.labels", lambda ids, spans, answers: [-100] * 5 + [True] * 3, "not True"),
+    ("04.loss", counted(shift=0), "token t + 1"),
+    ("04.loss", counted(divide=1), "that is the sum"),
+    ("04.loss", counted(divide=6), "length of the text"),
+    ("04.loss", counted(divide=5), "all positions"),
+    ("04.room", lambda limit, pictures, words: limit - words, "forgets"),
+    ("04.room", lambda limit, pictures, words: limit - pictures - words, "one position"),
+    ("04.room", lambda limit, pictures, words: limit - 576 * pictures - words, "never below 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), MISTAKES, ids=[f"{n}-{w}" for n, _, w in MISTAKES])
+def test_a_typical_mistake_is_explained(name, answer, words):
+    said = verdict(find(name), answer)
+    assert said.startswith("✗") and words in said, said
+
+
+def test_a_splice_that_spoils_the_embedding_table_is_told():
+    def spoils(ids, table, patches, image_id):
+        rows = table[ids]
+        rows[ids == image_id] = patches
+        table[image_id] = patches[0]
+        return rows
+
+    assert "overwrites the embedding table" in verdict(find("03.splice"), spoils)
+
+
+def test_every_exercise_has_a_mistake_that_is_explained():
+    assert set(NAMES) <= {name for name, _, _ in MISTAKES} | {name for name in NAMES if name[:2] > "04"}
+
+
+def test_tensors_are_compared_in_words():
+    wanted = torch.zeros(2)
+    assert machinery.same_tensor(torch.zeros(2), wanted) is None
+    assert "is a list" in machinery.same_tensor([0, 0], wanted)
+    assert "[1, 2]" in machinery.same_tensor(torch.zeros(1, 2), wanted)
+    assert "by up to 1" in machinery.same_tensor(torch.ones(2), wanted)
+    assert "other values" in machinery.same_tensor(torch.full((2,), float("nan")), wanted)
