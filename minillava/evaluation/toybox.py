@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from minillava.config import DATA
 from minillava.evaluation.metrics import bootstrap_interval, normalise_answer
+from minillava.records import load_records
 from minillava.toybox import store
 from minillava.toybox.language import TYPES
 
@@ -142,9 +143,7 @@ def held_out(split: str | datasets.Dataset = "test") -> datasets.Dataset:
     if isinstance(split, datasets.Dataset):
         return split
     if split == "test" and FROZEN.is_file():
-        return datasets.Dataset.from_parquet(
-            str(FROZEN), features=store.EVALUATION_FEATURES, cache_dir=store.cache_folder()
-        )
+        return load_records(FROZEN)  # in memory: no cache, and no progress bar in a notebook's output
     return store.evaluation(split, pictures=200)
 
 

@@ -79,6 +79,14 @@ def test_the_shipped_questions_are_what_the_generator_makes():
         assert pixels[0] == pixels[1]
 
 
+def test_the_shipped_questions_are_read_without_a_cache_or_a_progress_bar(tmp_path, monkeypatch, capfd):
+    """A notebook's output must be the same on a machine that reads them for the first time."""
+    monkeypatch.setenv("MINILLAVA_CACHE", str(tmp_path / "cache"))
+    assert held_out("test").features == store.EVALUATION_FEATURES
+    assert not (tmp_path / "cache").exists()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_caption_f1_counts_whole_objects():
     scene = next(s for s in (records.scene("val", i) for i in range(50)) if len(s.objects) == 3)
     caption = language.caption(scene)
