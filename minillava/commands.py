@@ -134,7 +134,7 @@ def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
         projector_type=preset.projector,
         seed=args.seed,
         select_layer=preset.select_layer,
-        dtype=torch.bfloat16 if stage.precision == "bf16-true" else torch.float32,
+        dtype=torch.bfloat16 if stage.precision.startswith("bf16") else torch.float32,
     )
     if projector:
         checkpoints.load_projector(model, projector)

@@ -52,6 +52,22 @@ def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
+def lift(model: MiniLlava) -> dict[str, torch.dtype]:
+    """Bring what trains to float32, for mixed precision; returns what it was, for `lower`."""
+    dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    for name in dtypes:
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.float()
+    return dtypes
+
+
+def lower(model: MiniLlava, dtypes: dict[str, torch.dtype]) -> None:
+    """Bring it back, rounding once."""
+    for name, dtype in dtypes.items():
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.to(dtype)
+
+
 def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
     """The original's groups: {decayed, not decayed} x {projector, the rest} (llava_trainer.py).
 
@@ -279,11 +295,13 @@ def train_stage(
         seed=seed,
     )
     module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
+    dtypes = lift(model) if stage.precision.endswith("mixed") else {}
     started = time.perf_counter()
     with isolate_rng(include_cuda=torch.cuda.is_available()):
         engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)
+    lower(model, dtypes)
     if engine.is_global_zero:
         leave_weights(model, stage, folder)
     engine.strategy.barrier()

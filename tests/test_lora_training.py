@@ -112,3 +112,19 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits_though_dropout_draws(
     whole, cut = (tmp_path / run / "stage2-lora" for run in ("whole", "cut"))
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors", "curve.csv"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2-lora"])
+def test_every_stage_of_a_half_precision_model_in_mixed_precision(
+    make_model, records, picture, tmp_path, name
+):
+    """As the real presets run: frozen weights in bfloat16, those that train in float32, answers between."""
+    model = make_model().bfloat16()
+    stage = replace(PRESETS["tiny"].stages[name], batch_size=2, precision="bf16-mixed")
+    data = records[:6] if name == "stage1" else records
+    options = {"validation": data[:2], "validations": 1, "probes": [(picture, "How many?"), (None, "How?")]}
+    result = train_stage(model, stage, data, tmp_path, max_steps=2, save_every=1, **options)
+    saved = torch.load(result.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert len(result.generations) == 2 and len(result.curve["val"][0]) == 1

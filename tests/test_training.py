@@ -273,6 +273,25 @@ def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
         assert torch.equal(tensor, killed.state_dict()[name]), name
 
 
+def test_mixed_precision_keeps_small_steps_that_bfloat16_would_lose(make_model, records, tmp_path):
+    """Thirty steps of 2e-5 each: too small for bfloat16 one by one, not when they add up in float32."""
+    moved = {}
+    options = {"max_steps": 30, "epochs": 99, "learning_rate": 4e-5, "warmup_ratio": 0.0, "save_every": 30}
+    for precision in ("bf16-true", "bf16-mixed"):
+        model = make_model().bfloat16()
+        weight = model.language_model.model.layers[0].mlp.up_proj.weight
+        with torch.no_grad():
+            weight.copy_(torch.full_like(weight, 0.03))
+        train_stage(model, STAGES["stage2"], records, tmp_path / precision, precision=precision, **options)
+        moved[precision] = (weight != weight.new_tensor(0.03)).float().mean().item()
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        again = checkpoints.load(tmp_path / precision / "stage2" / "model")
+        assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    saved = torch.load(tmp_path / "bf16-mixed" / "stage2" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert moved["bf16-true"] == 0 and moved["bf16-mixed"] > 0.5
+
+
 @pytest.mark.parametrize(
     ("device_batch", "devices", "expected"),
     [(None, 1, (128, 1)), (None, 8, (16, 1)), (16, 8, (16, 1)), (16, 1, (16, 8)), (4, 16, (4, 2))],

@@ -93,5 +93,5 @@ def test_recipes(preset):
     assert (lora.rank, lora.alpha, lora.dropout) == (128, 256, 0.05)
     for stage in stages.values():
         assert (stage.warmup_ratio, stage.weight_decay, stage.max_length) == (0.03, 0.0, 2048)
-        assert (stage.betas, stage.precision) == ((0.9, 0.999), "bf16-true")
+        assert (stage.betas, stage.precision) == ((0.9, 0.999), "bf16-mixed")
     assert {s.lora for name, s in stages.items() if name != "stage2-lora"} == {None}
