@@ -59,7 +59,7 @@ check("02.count", image_tokens)
 # %% [markdown]
 # ## The real thing, by hand
 # Our CLIP, **tiny-CLIP**, takes 96 pixels in patches of 12: a grid of 8 × 8. This is how it gets the picture,
-# and no finer: whatever it knows about the star, it must put together from pieces.
+# and no finer: whatever it knows about the triangle, it must put together from pieces.
 
 # %%
 from pathlib import Path
@@ -124,7 +124,8 @@ for layer in tower.encoder.layers:
 from minillava.vision import encode_patches
 
 assert_close(hidden[-2][:, 1:], encode_patches(tower, pixels), atol=1e-4, rtol=1e-4)
-print(len(tower.encoder.layers), "layers,", len(hidden), "hidden states; LLaVA takes", list(hidden[-2][:, 1:].shape))
+print(len(tower.encoder.layers), "layers,", len(hidden), "hidden states")
+print("LLaVA takes", list(hidden[-2][:, 1:].shape))
 
 # %% [markdown]
 # `encode_patches` is LLaVA's whole use of CLIP: hidden state −2, without CLS. It stops before the last layer,
@@ -240,7 +241,7 @@ print("... and more often than not:", shape[-2] > 0.5)
 # At layer 0 alike means *alike in pixels*: the same color, any shape. At −2 it is closer to *the same kind of
 # thing*. One example is an anecdote; the two lines above count all things of forty pictures.
 #
-# ## Where is the star? A tempting map
+# ## Where is the triangle? A tempting map
 # CLIP was trained to say whether a text fits a picture: CLS, after the last layer, is projected to where texts
 # live. It is tempting to send every *patch* through the same projection, and to call what comes out a map of
 # "where the text is".

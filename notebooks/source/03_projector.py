@@ -209,7 +209,8 @@ with torch.no_grad():
     alone = model.language_model(inputs_embeds=by_hand).logits
     whole = model(input_ids, batch["pixel_values"]).logits
 assert_close(alone, whole, atol=1e-4, rtol=1e-4)
-print("a LLaMA fed with our rows predicts what LLaVA does:", bool((alone[0, -1] - whole[0, -1]).abs().max() < 1e-3))
+same = alone[0, -1].argmax() == whole[0, -1].argmax()
+print("a LLaMA fed with our rows says next what LLaVA does:", bool(same))
 
 # %%
 exercise("03.length")
@@ -314,22 +315,21 @@ copied.linear_1.bias.data.zero_()
 
 projectors = {"trained": model.multi_modal_projector, "copied": copied, "never trained": untrained}
 questions = held_out("test")
-right = {}
+right, says = {}, {}
 for name, projector in projectors.items():
     model.multi_modal_projector = projector
     report = evaluate(model, questions, types=["shape", "color"], limit=40)
     right[name] = report.accuracy["sighted"]["all"]
-    answer = model.answer(picture, "What color is the triangle?\nAnswer the question using a single word or phrase.")
-    assert answer
+    says[name] = model.answer(picture, f"What color is the triangle?\n{language.SHORT_ANSWER}")
 model.multi_modal_projector = projectors["trained"]
 
 # %% tags=["nbval-ignore-output"]
 for name, share in right.items():
-    print(f"{name:<14}{share:.0%} right")
+    print(f"{name:<14}{share:.0%} right; the triangle is {says[name]!r}")
 
 # %%
 assert right["trained"] > 1.5 * max(right["copied"], right["never trained"])
-print("the trained projector gets at least half again as many right; the others answer all the same")
+print("the trained projector gets at least half again as many right as either of the others")
 
 # %% [markdown]
 # It guesses, fluently and with a straight face: nothing in its text betrays that it sees noise. That is what a

@@ -252,7 +252,8 @@ def labels_by_counting(prompt, correction):
 counted = {correction: labels_by_counting(wanted.prompt, correction) for correction in (-1, 0, 1)}
 learned = {correction: sum(label != -100 for label in found) for correction, found in counted.items()}
 assert [counted[c] == wanted.labels for c in learned].count(True) == 1
-print("learned with one correction:", max(learned.values()), "tokens; with each of the others:", min(learned.values()))
+print("learned with one correction:", max(learned.values()), "tokens")
+print("with each of the others:    ", min(learned.values()))
 
 # %% [markdown]
 # One fits; with the others, one token off, *nothing* is learned. Which one fits is a property of the tokenizer,
