@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from minillava.config import DATA
 from minillava.evaluation.metrics import bootstrap_interval, normalise_answer
-from minillava.records import load_records
 from minillava.toybox import store
 from minillava.toybox.language import TYPES
 
@@ -143,6 +142,8 @@ def held_out(split: str | datasets.Dataset = "test") -> datasets.Dataset:
     if isinstance(split, datasets.Dataset):
         return split
     if split == "test" and FROZEN.is_file():
+        from minillava.records import load_records  # brings torch, which `metrics` does without
+
         return load_records(FROZEN)  # in memory: no cache, and no progress bar in a notebook's output
     return store.evaluation(split, pictures=200)
 
