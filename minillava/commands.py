@@ -123,7 +123,7 @@ def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
             )
     projector = find_projector(start) if start and start.exists() else None
     if start and not projector:
-        _need(start)
+        _need(args.start)
         return checkpoints.load(args.start)
     _need(preset.vision_tower, preset.language_model)
     import torch
