@@ -76,12 +76,12 @@ def test_hooks_are_gone_even_after_an_error(model):
 
 def test_a_dropped_head_adds_nothing(model):
     llama, ids = model.language_model, inputs()
-    attention = llama.model.layers[1].self_attn
     with torch.no_grad():
         intact = llama(ids).logits
-        with drop_heads(llama, [(1, 2)]):
+        with drop_heads(llama, [(1, 2), (0, 0), (1, 3)]):
             dropped = llama(ids).logits
-        attention.o_proj.weight[:, 2 * 16 : 3 * 16] = 0  # the columns that read head 2
+        first, second = (layer.self_attn.o_proj.weight for layer in llama.model.layers)
+        first[:, :16] = second[:, 2 * 16 :] = 0  # the columns that read those heads
         assert_close(dropped, llama(ids).logits)
     assert not torch.allclose(dropped, intact)
 

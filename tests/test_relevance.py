@@ -55,13 +55,14 @@ def test_relative_attention_divides_head_means_and_averages_layers():
 
 
 def test_rollout_multiplies_layers_with_the_residual_as_half():
-    first = torch.tensor([[1.0, 0.0], [0.6, 0.4]])
-    second = torch.tensor([[1.0, 0.0], [0.2, 0.8]])
+    first = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    second = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.5, 0, 0.5]])
     weights = torch.stack([first, second])[:, None].repeat(1, 2, 1, 1)
-    weights[0, 0] += torch.tensor([[0, 0], [0.1, -0.1]])  # the mean over heads is what counts
-    weights[0, 1] -= torch.tensor([[0, 0], [0.1, -0.1]])
-    row = [0.1 + 0.9 * 0.3, 0.9 * 0.7]
-    assert_close(relevance.rolled_out(weights), torch.tensor([[1.0, 0.0], row]))
+    weights[0, 0, 1] += torch.tensor([-0.25, 0.25, 0])  # the mean over heads is what counts
+    weights[0, 1, 1] -= torch.tensor([-0.25, 0.25, 0])
+    # the last row, from above: 1/4 of row 0, 3/4 of row 2; and row 2 of the first layer is (0, 1/2, 1/2)
+    expected = [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 4, 3 / 8, 3 / 8]]
+    assert_close(relevance.rolled_out(weights), torch.tensor(expected))
 
 
 def test_gradients_count_where_they_raise_the_answer():
@@ -122,10 +123,13 @@ def test_the_lens_at_the_last_layer_is_the_models_own_prediction(said):
 
 
 def test_the_gradient_is_that_of_the_logit_said(said):
-    """Scaling the head scales the logit's gradient, and so every step of one layer's relevance."""
     found = relevance.gradient(said).maps
-    said.model.language_model.lm_head.weight.data *= 0
-    assert not relevance.gradient(said).maps.any() and found.any()
+    head = said.model.language_model.lm_head.weight.data
+    words = set(said.answer_ids)
+    head[[i for i in range(len(head)) if i not in words]] = 0  # what was not said does not matter
+    assert_close(relevance.gradient(said).maps, found)
+    head[said.answer_ids[0]] = 0
+    assert not relevance.gradient(said).maps[0].any() and relevance.gradient(said).maps[1:].any()
 
 
 def test_an_answer_is_found_in_its_passage(said, make_model):

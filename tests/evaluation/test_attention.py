@@ -213,6 +213,37 @@ def test_a_reference_has_to_be_in_its_question(models, pictures):
         damage.ablate(models["seeing"], [wrong])
 
 
+def test_edges_start_where_their_names_say(models, pictures, monkeypatch):
+    """Of two questions of unequal length: the rows that are cut, and the patches they are cut from."""
+    model, seen = models["seeing"], [pictures[0], pictures[1]]
+    cut, real = [], damage.knock_out
+    monkeypatch.setattr(damage, "knock_out", lambda *given: cut.append(given) or real(*given))
+    cases = [case(model, one) for one in seen]
+    long = "Tell me: " + cases[1].question
+    cases[1] = damage.Case(cases[1].image, long, "", cases[1].target, cases[1].reference)
+    damage.ablate(model, cases, bands=[[0, 1]])
+    turns = [
+        [{"from": "human", "value": f"<image>\n{one.question}"}, {"from": "gpt", "value": None}]
+        for one in cases
+    ]
+    ids = model.prepare(turns, [[one.image] for one in cases])["input_ids"]
+    image = ids == model.config.image_token_id
+    for (_, rows, columns, layers), kind in zip(
+        cut[::2], (damage.WORD, damage.QUESTION, damage.ANSWER), strict=True
+    ):
+        assert list(layers) == [0, 1]
+        for one, row, column, patches, tokens in zip(cases, rows, columns, image, ids, strict=True):
+            assert (
+                torch.equal(column[patches], torch.tensor(one.target).flatten())
+                and not column[~patches].any()
+            )
+            if kind == damage.WORD:
+                assert model.tokenizer.decode(tokens[row]).strip() == one.reference
+            else:
+                first = int(patches.nonzero()[-1]) + 1 if kind == damage.QUESTION else len(tokens) - 1
+                assert row.nonzero().flatten().tolist() == list(range(first, len(tokens)))
+
+
 def test_costs_can_be_drawn_by_layer():
     costs = [
         damage.Cost(damage.TARGET, damage.PATCHES, "", 4, 1, 0.5, (0.2, 0.7)),
