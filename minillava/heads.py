@@ -50,12 +50,14 @@ def spatial_entropy(maps: np.ndarray) -> np.ndarray:
     lit = maps > maps.mean((-2, -1), keepdims=True)
     lit |= ~lit.any((-2, -1), keepdims=True)
     uniform = maps.max((-2, -1)) == maps.min((-2, -1))
-    labels = connected(lit)
-    names = np.arange(1, maps.shape[-1] * maps.shape[-2] + 1)
-    sizes = (labels[..., None] == names).sum((-3, -2))  # [..., patches], most of them 0
+    patches = lit.shape[-1] * lit.shape[-2]
+    labels = connected(lit).reshape(-1, patches)
+    own = labels + np.arange(len(labels))[:, None] * (patches + 1)  # each map counts in its own bins
+    sizes = np.bincount(own.reshape(-1), minlength=len(labels) * (patches + 1))
+    sizes = sizes.reshape(*maps.shape[:-2], patches + 1)[..., 1:]  # of spot 1, 2, ..., most of them 0
     share = sizes / sizes.sum(-1, keepdims=True)
     entropy = -np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(-1)
-    return np.where(uniform, np.log(len(names)), entropy)
+    return np.where(uniform, np.log(patches), entropy)
 
 
 def connected(lit: np.ndarray) -> np.ndarray:

@@ -127,7 +127,7 @@ class Passage:
     def on_patches(self, weights: Tensor) -> np.ndarray:
         """Numbers per position, [..., T] -> per patch, [..., grid, grid]."""
         grid = self.geometry.grid
-        return weights[..., self.patches].unflatten(-1, (grid, grid)).detach().cpu().numpy()
+        return weights[..., self.patches].unflatten(-1, (grid, grid)).detach().float().cpu().numpy()
 
 
 def passage(

@@ -164,14 +164,15 @@ def gradient(said: Passage) -> Relevance:
     relevance = []
     for row, index in zip(said.rows, said.answer_ids, strict=True):
         gradients = torch.autograd.grad(out.logits[0, row, index], out.attentions, retain_graph=True)
-        relevance.append(propagated(torch.cat(out.attentions), torch.cat(gradients))[row])
+        weights, slopes = (torch.cat(list(stack)).float() for stack in (out.attentions, gradients))
+        relevance.append(propagated(weights, slopes)[row])
     return _relevance(said, torch.stack(relevance))
 
 
 @torch.no_grad()
 def propagated(weights: Tensor, gradients: Tensor) -> Tensor:
     """R += mean_h((∇A ⊙ A)⁺) R, layer by layer from R = I: two [L, H, T, T] -> [T, T]."""
-    relevance = torch.eye(weights.shape[-1], device=weights.device, dtype=weights.dtype)
+    relevance = torch.eye(weights.shape[-1], device=weights.device)
     for layer in (weights * gradients).clamp_min(0).mean(1):
         relevance = relevance + layer @ relevance
     return relevance

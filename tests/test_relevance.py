@@ -1,5 +1,7 @@
 """Each method's arithmetic on tensors worked out by hand, and each on a model from question to map."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,15 @@ def test_every_method_gives_a_map_per_token_in_the_pictures_pixels(name, said):
         assert shown[0, 0] == np.float64(one[0, 0]) and shown[-1, -1] == np.float64(one[3, 3])
     assert said.model.language_model.config._attn_implementation == "sdpa"
     assert all(parameter.grad is None for parameter in said.model.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_models_are_explained_alike(name, said):
+    expected = METHODS[name](said).maps
+    rough = replace(said, model=said.model.bfloat16(), features=said.features.bfloat16())
+    found = METHODS[name](rough).maps
+    assert found.dtype == np.float32
+    assert np.corrcoef(found.reshape(-1), expected.reshape(-1))[0, 1] > 0.95
 
 
 def test_raw_attention_is_that_of_the_passes_that_spoke(make_model, picture):
