@@ -4,6 +4,7 @@ import datasets
 import pytest
 from helpers import PATCHES, SIZE, dataset, png, record
 
+from minillava import records
 from minillava.data import audit, load_records
 
 # Records
@@ -31,6 +32,18 @@ def test_parquet_keeps_embedded_bytes(tmp_path, tokenizer):
         assert records[0]["image"]["bytes"] == png()
     records[1]["conversations"][0]["value"] = "What color?"
     assert dataset(records, tokenizer)[0]["pixel_values"].shape == (1, 3, SIZE, SIZE)
+
+
+def test_a_large_parquet_file_stays_on_the_disk(tmp_path, tokenizer, monkeypatch):
+    rows = [record(str(i), {"bytes": png(), "path": None}) for i in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    small = load_records(tmp_path / "a.parquet")
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
+    large = load_records(tmp_path / "a.parquet")
+    assert not small.cache_files and large.cache_files
+    assert list(small) == list(large)
+    assert dataset(large, tokenizer)[2]["pixel_values"].shape == (1, 3, SIZE, SIZE)
 
 
 def test_a_dataset_of_pictures_is_taken_as_is(tokenizer):

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minillava import checkpoints
+from minillava import checkpoints, training
 from minillava.config import PRESETS
-from minillava.data import Collator, InstructionDataset
+from minillava.data import Collator, InstructionData, InstructionDataset
 from minillava.training import (
     FeatureCache,
     Stage,
@@ -128,8 +128,6 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_
         def on_train_batch_start(self, trainer, *args):
             if trainer.global_step == 4:
                 raise Stop
-
-    import minillava.training as training
 
     broken = make_model()
     original = training.FiniteLoss
@@ -271,6 +269,24 @@ def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
     whole, killed = (checkpoints.load(tmp_path / r / "stage2" / "model") for r in ("whole", "killed"))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, killed.state_dict()[name]), name
+
+
+def test_worker_processes_prepare_the_batches_of_both_loaders(make_model, records, tmp_path, monkeypatch):
+    workers = []
+
+    class Watched(InstructionData):
+        def train_dataloader(self):
+            workers.append(super().train_dataloader().num_workers)
+            return super().train_dataloader()
+
+        def val_dataloader(self):
+            workers.append(super().val_dataloader().num_workers)
+            return super().val_dataloader()
+
+    monkeypatch.setattr(training, "InstructionData", Watched)
+    options = {"max_steps": 1, "validation": records[:2], "validations": 1}
+    train_stage(make_model(), STAGES["stage2"], records, tmp_path, num_workers=1, **options)
+    assert workers == [1, 1]
 
 
 def test_mixed_precision_keeps_small_steps_that_bfloat16_would_lose(make_model, records, tmp_path):

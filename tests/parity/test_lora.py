@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from minillava import checkpoints, lora
+from minillava import checkpoints, lora, weights
 from minillava.config import PRESETS, LoraConfig
 
 SMALL = LoraConfig(rank=4, alpha=8, dropout=0.0)
@@ -164,6 +164,7 @@ def test_our_folder_is_the_originals_and_loads(adapted, base, tmp_path):
     assert (settings["r"], settings["lora_alpha"], settings["bias"]) == (4, 8, "none")
     assert settings["base_model_name_or_path"] == str(base)
     close(logits(checkpoints.load(folder)), logits(adapted))
+    assert weights.find_projector(folder) is None  # the one in it is half of what was trained
 
 
 def test_peft_opens_our_folder_on_the_language_model(adapted, tmp_path):
