@@ -49,8 +49,8 @@ def evaluate_attention(
         controls: other models to measure the same way, such as one trained on shuffled answers. An untrained
             one is always there, with fresh weights for every seed.
         explained: on how many pictures of the first seed the methods of relevance are compared.
-        ablated: how many pictures are asked about again under every intervention, which takes longest; 0
-            leaves that out.
+        ablated: how many pictures, of all seeds alike, are asked about again under every intervention, which
+            takes longest; 0 leaves that out.
         seen: seed -> other pictures to measure on, in place of Toybox's.
 
     Raises:
@@ -68,7 +68,8 @@ def evaluate_attention(
             _add(models, name, lines(look(control, some), bare))
     first = next(iter(seen))
     best = best_heads(looks[first].word)
-    cases = [case(model, sight) for some in seen.values() for sight in some][:ablated]
+    share = -(-ablated // len(seen))  # of each seed's pictures
+    cases = [case(model, sight) for some in seen.values() for sight in some[:share]]
     return AttentionReport(
         accuracy=float(np.mean([one.right for found in looks.values() for one in found.answer])),
         models=models,

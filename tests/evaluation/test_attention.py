@@ -154,9 +154,9 @@ def test_the_report_prints_and_saves_the_same_numbers(report, tmp_path):
 
 def test_a_second_seed_adds_pictures_and_stands_alone_too(models):
     seen = {seed: list(sights(seeing.rows(6, seed))) for seed in (3, 4)}
-    both = evaluate_attention(models["seeing"], seen=seen, explained=4, ablated=0)
+    both = evaluate_attention(models["seeing"], seen=seen, explained=4, ablated=5)
     one = evaluate_attention(models["seeing"], seen={3: seen[3]}, explained=4, ablated=0)
-    assert both.costs == []
+    assert one.costs == [] and cost(both.costs, damage.TARGET, damage.PATCHES).n == 6  # three of each
     joined = line(both, "model", "answer's row", "mass").scores
     assert len(joined) == 12
     assert joined[:6] == pytest.approx(line(one, "model", "answer's row", "mass").scores)
