@@ -27,7 +27,7 @@ from minillava.records import Record, image_key, named, picture_source, pictures
 FIELDS = ("id", "image", "conversations")
 """What parquet keeps of a record; of a turn it keeps who speaks and the text."""
 
-GROUP_RECORDS, GROUP_BYTES = 1024, 64 << 20
+GROUP_RECORDS, GROUP_BYTES = 1024, 16 << 20
 """A row group of parquet is written when it has this many records or picture bytes."""
 
 CHUNK = 1 << 20
@@ -253,7 +253,7 @@ def _extract(folder: Path | None, done: Conversion, record: Record) -> Record:
 def _embedded(picture: Any, image_root: str | Path | None) -> dict[str, Any]:
     """`{"bytes", "path"}`, as `datasets` and `records` read it."""
     path = picture.get("path") if isinstance(picture, dict) else picture
-    path = None if isinstance(path, bytes) else path
+    path = None if isinstance(path, bytes) or not path else path.lstrip("/")  # below the new folder
     content = picture_source(picture, image_root)
     if isinstance(content, Path):
         if not content.is_file():
