@@ -4,8 +4,8 @@ Answering questions about a text means finding a word's earlier occurrence and r
 (induction heads: Olsson et al., arXiv 2209.11895). From the usual random weights that circuit appears
 after millions of tokens; a large model has them, two cores do not. So the first two layers start with the
 circuit's parts written in, everything else random, and training does the rest. Measured on copying, batches
-of 16, one thread: after 100 steps 60 % of the words were right with three heads that look one back (AdamW,
-3e-3); weights that were random but for equal queries and keys had 6 % after 400 steps (2e-3).
+of 16, one thread, Muon: after 300 steps (3e-3) the loss was 0.65 nats a word; from transformers' own random
+weights it was 4.05 after 500 (4e-3).
 
     layer 0   three heads look one or two positions back, whatever stands there, and note that word
     layer 1   three heads match the current word with those notes: they find what stood one or two places

@@ -23,7 +23,6 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.induction import start_with_induction
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.toybox import language, records
-from minillava.toybox.scene import MAX_OBJECTS
 
 PEAK = 1.5e-3
 """Learning rate of the conversations. At twice that, existence and counts stayed at chance for 900 steps."""
@@ -75,10 +74,11 @@ def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
     # No mask: padding stands on the right, where no earlier token looks.
     hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
     labels = labels[:, 1:]
-    return F.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
+    learned = labels != IGNORE_INDEX
+    return F.cross_entropy(model.lm_head(hidden[learned]), labels[learned])
 
 
-def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int, most: int = MAX_OBJECTS):
+def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
     """Exact match on held-out questions about told scenes, by type (0-1), teacher-forced.
 
     Every question is asked within its conversation, after the right answers to those before it.
@@ -86,7 +86,7 @@ def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int, most: i
     right, asked = Counter(), Counter()
     for index in range(number):
         rng = random.Random(f"answers/{index}")
-        scene = records.scene(split, index, most=most)
+        scene = records.scene(split, index)
         questions = language.questions(scene, rng, corpus.QUESTIONS)
         pairs = records.short_answers(questions)
         pairs[0] = (f"{language.telling(scene, rng)}\n{pairs[0][0]}", pairs[0][1])

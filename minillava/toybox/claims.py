@@ -13,8 +13,8 @@ from minillava.toybox.scene import CELL, COLORS, PLACES, SIZES, Object, Scene, t
 from minillava.toybox.shapes import SHAPES, sprite
 
 VALUES = {"size": tuple(SIZES), "color": tuple(COLORS), "shape": SHAPES, "place": PLACES}
-_KEEP = {"size": 0.4, "color": 0.5, "shape": 0.75}
-_TWIN_WEIGHT = {"size": 1, "color": 1, "shape": 2}
+_KEEP = {"size": 0.4, "color": 0.5, "shape": 0.75, "place": 0.5}
+_TWIN_WEIGHT = {"size": 1, "color": 1, "shape": 2, "place": 2}
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,18 @@ class Claim:
         return any(all(getattr(o, name) == value for name, value in wanted) for o in scene.objects)
 
 
-def sample_claim(scene: Scene, rng: random.Random, places: float = 0.5) -> Claim:
-    """A true claim about one object of the scene; a share `places` of all claims say where it is."""
+def sample_claim(scene: Scene, rng: random.Random) -> Claim:
+    """A true claim about one object of the scene."""
     thing = rng.choice(scene.objects)
-    keep = _KEEP | {"place": places}
-    kept = {name: getattr(thing, name) for name, share in keep.items() if rng.random() < share}
+    kept = {name: getattr(thing, name) for name, share in _KEEP.items() if rng.random() < share}
     return Claim(**(kept or {"shape": thing.shape}))
 
 
-def sample_twin(claim: Claim, scene: Scene, rng: random.Random, place_weight: int = 2) -> Claim | None:
-    """A false claim that differs from `claim` in one attribute; None if eight draws find none.
-
-    `place_weight` is how often that is the place, where the shape counts 2 and the others 1.
-    """
-    names, weights = [n for n, value in vars(claim).items() if value], _TWIN_WEIGHT | {"place": place_weight}
+def sample_twin(claim: Claim, scene: Scene, rng: random.Random) -> Claim | None:
+    """A false claim that differs from `claim` in one attribute; None if eight draws find none."""
+    names = [name for name, value in vars(claim).items() if value]
     for _ in range(8):
-        name = rng.choices(names, [weights[n] for n in names])[0]
+        name = rng.choices(names, [_TWIN_WEIGHT[name] for name in names])[0]
         twin = replace(claim, **{name: rng.choice(VALUES[name])})
         known = not (twin.color and twin.shape) or (twin.color, twin.shape) in trained_kinds()
         if known and not twin.holds(scene):

@@ -12,11 +12,11 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
+from minillava.toybox.language import SHORT_ANSWER
 from minillava.toybox.scene import SIZE
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
 CHOICE = "Answer with the option's letter from the given choices directly."
-"""LLaVA-1.5's format prompts (P2 table 7), appended to a question after a newline."""
+"""LLaVA-1.5's format prompt for multiple choice (P2 table 7), appended to a question after a newline."""
 
 LETTERS = "ABCDE"
 """Names of the options, as in ScienceQA (llava/eval/eval_science_qa.py)."""

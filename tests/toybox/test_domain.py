@@ -198,10 +198,6 @@ def test_a_format_prompt_stands_where_the_format_changes():
     assert [gpt for _, gpt in told] == ["2", "2", "B", "B", "2"]
 
 
-def test_prompts_are_those_of_scenes():
-    assert language.SHORT_ANSWER == SHORT_ANSWER
-
-
 # --- A domain from outside ---------------------------------------------------------------------
 
 
