@@ -1,33 +1,88 @@
 """The text that tiny-Vicuna and its tokenizer are made from: Toybox in words, never in pictures."""
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 from minillava.conversation import SYSTEM
-from minillava.toybox import language, records
+from minillava.toybox import domain, language, records
 from minillava.toybox.claims import sample_claim
+from minillava.toybox.creatures import CREATURES
+from minillava.toybox.domain import LETTERS, Domain
+from minillava.toybox.lessons import LESSONS
 from minillava.toybox.scene import MAX_OBJECTS, Plan, Scene
+from minillava.toybox.signs import CHARACTERS, SIGNS
+from minillava.toybox.sketch import SKETCH
+
+OTHERS: tuple[Domain, ...] = (SIGNS, CREATURES, LESSONS, SKETCH)
+"""The domains beside scenes."""
 
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 """LLaVA-1.5's format prompt for captions (P2 table 7)."""
 
+REGION_PROMPT = "Provide the bounding box coordinate of the region this sentence describes."
+"""LLaVA-1.5's format prompt for boxes (P2 table 7)."""
+
+PHRASES = (
+    "What color is it? Where is it? What size is it? What shape is it? What else is there?",
+    "Which is larger, the star or the circle? Why? Explain your answer. Give a reason.",
+    "The star, because it is large and the circle is small. They have the same size, so neither.",
+    "Which color do most objects have? Which shape is most common? Red, because 3 objects are red.",
+    "How many objects remain if all stars are taken away? Take away the stars. Without the stars 2 are left.",
+    "What is next to it? What is above it? Is it above or below the other one? Nothing, the place is empty.",
+    "Is there a red star in the image? Does the image contain a star? The image shows a star.",
+    "Give a detailed description. Tell me about the picture. Thank you. Hello! Yes, it is. No, it is not.",
+    "Where exactly is the region of the object? Which sentence describes the box? Which option is right?",
+)
+"""What users say beside the domains' own questions."""
+
 QUESTIONS = 12
 """Questions about one described scene; many, so that most tokens of a sample teach binding."""
 
+_CAPITAL = re.compile(r" (?=[A-Z])")
+_LONE = re.compile(rf" ?\b[{CHARACTERS}{LETTERS}]+\b")
 
-def vocabulary_corpus(scenes: int = 2000) -> Iterator[str]:
-    """Text in which every word of Toybox and of the v1 template occurs often, at both word positions."""
+
+def _spelled(text: str) -> str:
+    """The text with every sign and option letter cut into characters, each on a line of its own.
+
+    Merges do not cross lines, so a sign is read character by character, and each is the same token wherever
+    in the sign it stands and whether a space comes before it.
+    """
+    return _LONE.sub(lambda found: "\n" + "\n".join(found[0].strip()) + "\n", text)
+
+
+def vocabulary_corpus(scenes: int = 800) -> Iterator[str]:
+    """Text in which every word of Toybox and of the v1 template occurs often, where words can stand.
+
+    That is after a space, and for those that begin a line or follow a mark of code, after that. Lines begin
+    more often than they follow a space, so that capitals merge with their words and not with the space,
+    which would give the first character of a sign another token than the others.
+    """
     for index in range(scenes):
-        scene = records.scene("train", index)
-        rng = random.Random(f"vocabulary/{index}")
-        yield from language.captions(scene)
-        yield sample_claim(scene, rng).text()
-        for wording in (language.TEMPLATES, language.PARAPHRASES):
-            for asked in language.questions(scene, rng, templates=wording):
-                yield f"{asked.text}\n{asked.text}\n{language.SHORT_ANSWER} ASSISTANT: {asked.answer}"
-        yield f"{SYSTEM} USER: {records.DESCRIBE}\n{records.DESCRIBE}\nUSER: {CAPTION_PROMPT}"
-        yield f"\n{CAPTION_PROMPT}"
+        for text in _texts(index):
+            lines = _CAPITAL.sub("\n", text)
+            yield _spelled("\n".join([text, *[lines] * 4]))
+
+
+def _texts(index: int) -> Iterator[str]:
+    scene = records.scene("train", index)
+    rng = random.Random(f"vocabulary/{index}")
+    yield from language.captions(scene)
+    yield sample_claim(scene, rng).text()
+    for wording in (language.TEMPLATES, language.PARAPHRASES):
+        for asked in language.questions(scene, rng, templates=wording):
+            yield f"{asked.text} {asked.answer}"
+    if index % 10 == 0:
+        yield f"{SYSTEM} USER: {records.DESCRIBE}\n{CAPTION_PROMPT}\n{REGION_PROMPT} ASSISTANT:"
+    yield PHRASES[index % len(PHRASES)]
+    other = OTHERS[index % len(OTHERS)]
+    made = domain.specimen(other, "train", index)
+    yield from other.captions(made)
+    for held_out in (False, True):
+        for question in other.questions(made, rng, held_out):
+            yield f"{question.human()} ASSISTANT: {question.gpt()}"
 
 
 def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
