@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from transformers import LlavaConfig
 from transformers.initialization import no_init_weights
 
 from minillava import lora
@@ -43,11 +44,8 @@ class StageSize:
         return sum(self.trainable.values())
 
 
-def meta_model(preset: str | Preset) -> MiniLlava:
-    """The preset's model on the meta device: bases, projector, and a vocabulary with `<image>` and `<pad>`.
-
-    Takes no network: the real bases are built from the preset's numbers.
-    """
+def meta_config(preset: str | Preset) -> LlavaConfig:
+    """The config of the preset's model, its vocabulary with `<image>` and `<pad>`. Takes no network."""
     preset = PRESETS[preset] if isinstance(preset, str) else preset
     vision, text = base_configs(preset)
     image_token_id = text.vocab_size
@@ -55,9 +53,13 @@ def meta_model(preset: str | Preset) -> MiniLlava:
         image_token_id = read_tokenizer(find(preset.language_model)).get_vocab()[IMAGE_TOKEN]
     else:  # as `bases.grow_vocabulary`: two tokens more, rounded up to a multiple of 64
         text.vocab_size = -(-(text.vocab_size + 2) // 64) * 64
-    config = join_configs(vision, text, image_token_id, preset.select_layer)
+    return join_configs(vision, text, image_token_id, preset.select_layer)
+
+
+def meta_model(preset: str | Preset) -> MiniLlava:
+    """The preset's model on the meta device: bases and projector. The real ones are built from numbers."""
     with torch.device("meta"), no_init_weights():
-        return MiniLlava(config)
+        return MiniLlava(meta_config(preset))
 
 
 def stage_size(preset: str | Preset, stage: str, samples: int | None = None) -> StageSize:
