@@ -73,7 +73,7 @@ print("boxes found in the pixels are the symbols' boxes:", len(by_hand), "of", l
 # ## The trick that made LLaVA: describe, don't show
 # Who writes 158,000 conversations about pictures? LLaVA's answer: write the *picture* down. A text-only GPT-4 got
 # a COCO picture's five **captions** and its **boxes**, and was asked for the conversation of somebody who sees it
-# (arXiv 2304.08485, section 3 and table 1). Toybox keeps the same two things for every picture:
+# (arXiv 2304.08485; its prompts: playground/data/prompts). Toybox keeps the same two things for every picture:
 
 # %%
 from minillava.course.figures import beside
@@ -131,8 +131,8 @@ assert_close(pixels, torch.from_numpy(np.array(draw(scene))))
 print("a record by hand is the package's record, pixels included")
 
 # %% [markdown]
-# The caption names everything, in reading order. Web captions are less patient; for version 1 LLaVA filtered 3
-# million of them down to 595,000 (arXiv 2304.08485, section 4.2). Write the next record from nothing:
+# The caption names everything, in reading order; captions from the web are less patient. Write the next record
+# from nothing:
 
 # %%
 exercise("01.record")
@@ -162,7 +162,7 @@ beside(open_image(instruct["image"]["bytes"]), spoken)
 # %% [markdown]
 # Once each: the first turn brings the picture and sets the format for all. LLaVA-1.5 merges the questions about a
 # picture into one conversation, so that the picture, the expensive part, is paid once (arXiv 2310.03744,
-# appendix).
+# appendix A.2).
 #
 # **Predict first:** LLaVA-1.5 also trains on conversations without any picture. Why feed text to a model that is
 # to learn to see?
@@ -315,9 +315,9 @@ print(report)
 #
 # ## Takeaways
 # - A LLaVA record is a picture, and turns from human and gpt; stage 1 has one caption, stage 2 a conversation
-#   (arXiv 2304.08485, section 4.2; arXiv 2310.03744, section 3.3 and table 7).
+#   (arXiv 2304.08485; the short answers' format prompt: arXiv 2310.03744, table 7).
 # - The instructions were written by a model that read captions and boxes and saw nothing
-#   (arXiv 2304.08485, section 3 and table 1).
+#   (arXiv 2304.08485).
 # - Know what the laziest guesser gets before you believe an accuracy; adversarial questions are POPE's
 #   (arXiv 2305.10355).
 # - Audit first. A data set is wrong in ways that a loss curve does not show.

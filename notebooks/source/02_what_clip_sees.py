@@ -347,7 +347,7 @@ assert not states[-1].grad[0, 1:].any() and states[-2].grad[0, 1:].any()
 # CLS looks at them. So −2 is the last place at which patches were trained to be useful.
 #
 # How much does it cost to take −1 all the same? In LLaVA's own ablation, 89.96 instead of 90.92 on ScienceQA
-# (arXiv 2304.08485, table 8): little, because a layer *adds* to what is there and rarely destroys it. The figure
+# (arXiv 2304.08485): little, because a layer *adds* to what is there and rarely destroys it. The figure
 # above says the same: our probes read nearly as much at −1. The gradient shows why −2 is the sound choice; it
 # does not show that −1 must be much worse.
 #
@@ -393,10 +393,10 @@ print("no error at any layer; the worst is 0:", right[0] == min(right.values()))
 #
 # ## Takeaways
 # - A patch is 432 numbers times a matrix, plus its place; layers let patches look at each other
-#   (ViT, arXiv 2010.11929, section 3.1; CLIP, arXiv 2103.00020, section 2.4).
+#   (ViT, arXiv 2010.11929; CLIP, arXiv 2103.00020).
 # - Place and much of color are there from the start; shape is what the layers add.
 # - LLaVA reads hidden state −2 without CLS: the last place where patches were trained to matter
-#   (arXiv 2304.08485, section 4.1 and table 8).
+#   (arXiv 2304.08485; llava/model/multimodal_encoder/clip_encoder.py).
 # - A map of patches against text is a claim. Hide and measure, or count against boxes.
 #
 # Next: [03 · The projector](03_projector.ipynb), which makes words of these features.

@@ -135,8 +135,8 @@ for name, vision, text in (("tiny", 128, 192), ("7B", 1024, 4096), ("13B", 1024,
 
 # %% [markdown]
 # 21 million of 7 billion. `linear` is LLaVA version 1; version 1.5 took the second layer, and with it GQA went
-# from 46.8 to 47.3, MME from 1323.8 to 1355.2 and MM-Vet from 26.3 to 27.8 (arXiv 2310.03744, section 3.3 and
-# its table of scaling results). A small gain, for next to nothing; lesson 09 repeats the comparison here.
+# from 46.8 to 47.3, MME from 1323.8 to 1355.2 and MM-Vet from 26.3 to 27.8 (arXiv 2310.03744). A small gain,
+# for next to nothing; lesson 09 repeats the comparison here.
 #
 # ## The splice
 # A prompt is token ids; a table turns each id into a row. `<image>` has an id too, and stands in the prompt
@@ -340,7 +340,7 @@ print("the trained projector gets at least half again as many right as either of
 #
 # ## Takeaways
 # - The projector is linear, GELU, linear, for each patch alone: 20,979,712 parameters in LLaVA-1.5-7B
-#   (arXiv 2310.03744, section 3.3); version 1's was one matrix (arXiv 2304.08485, section 4.1, equation 1).
+#   (arXiv 2310.03744); version 1's was one matrix (arXiv 2304.08485).
 # - A bend between two layers lets it treat a combination as something new; a linear map cannot.
 # - The splice overwrites the placeholders' rows. From there on a picture is text, 576 positions long.
 # - A projector that is missing or random raises no error. Only an accuracy beside its baselines tells.

@@ -222,7 +222,7 @@ print("mean over", learned.sum().item(), "learned tokens of", len(target))
 # It is. So far, so good: here is how it goes wrong.
 #
 # ## Cause it: LLaVA's loss of 0
-# "Loss is 0.0" is the first complaint of LLaVA's users (issues 661, 779, 1166, 1706 and many more), and it
+# "Loss is 0.0" is the first complaint of LLaVA's users (issues 661, 816, 1166, 1706 and many more), and it
 # carries to every project that copied its code. The original finds the mask by **counting**: tokenize each
 # round alone, tokenize its question alone, add the lengths up. If the sum is not the length of the whole, it
 # cannot know which tokens are whose, and ignores the sample: all labels −100, and a printed warning that
@@ -363,8 +363,7 @@ print("the two losses pull the projector the same way:", bool(same > 0.9))
 # A few green tokens among dozens of gray ones, and the gray ones are mostly the same system prompt every time:
 # the loss falls quickly, looks healthy, and is about the wrong thing. Its pull on the projector points
 # elsewhere. This is one batch and one moment; what it costs after a whole training is a matter for an
-# ablation, and for text alone learning the instructions too can even help (arXiv 2405.14394). With a picture in
-# front, the words that depend on it are the answer's.
+# ablation. With a picture in front, the words that depend on it are the answer's.
 #
 # ## The prompt you generate from
 # **Predict first:** to answer, the prompt has to end exactly where the answer begins. With `ASSISTANT:`, or
@@ -387,7 +386,7 @@ print("in training: ", tokenizer.convert_ids_to_tokens(tokenizer(prompt + " blac
 #
 # ## Takeaways
 # - Stage 1 `plain`: image, caption, newline. Stage 2 `v1`: Vicuna's conversation, in which answers and their
-#   `</s>` are learned (arXiv 2304.08485, section 4.2 and table 2; `preprocess_plain`, `preprocess_v1`).
+#   `</s>` are learned (`preprocess_plain` and `preprocess_v1` in llava/train/train.py).
 # - The loss is the mean cross-entropy of learned tokens, each predicted from the position before it.
 # - A loss of 0 is a loss over nothing. It comes from masks found by counting and from answers cut away.
 # - Find the mask in the text, once, together with the ids; then look at the strip before you train.
