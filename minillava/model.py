@@ -29,6 +29,7 @@ from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, encode
 from minillava.images import open_image, preprocess
 from minillava.projector import build_projector
+from minillava.readout import lean
 from minillava.vision import encode_patches
 
 MAX_NEW_TOKENS = 512
@@ -68,7 +69,7 @@ class MiniLlava(nn.Module):
         self.multi_modal_projector = build_projector(
             projector_type(config), vision.hidden_size, text.hidden_size
         )
-        self.language_model = LlamaForCausalLM(text)
+        self.language_model = lean(LlamaForCausalLM(text))
         # Both stages leave the tower as it is; frozen, it costs no autograd graph.
         self.vision_tower.requires_grad_(False)
         self.tokenizer = None
@@ -103,8 +104,9 @@ class MiniLlava(nn.Module):
             position t is predicted from position t-1.
         image_features [I, N, D_v]: what `encode_images` returned for these pictures, in place of
             `pixel_values`. The tower is frozen: features kept from an earlier epoch are the same.
-        all_logits: False, with labels, returns no logits and runs the language model's head only
-            where there is a label. Same loss, less work: most positions are picture or question.
+        all_logits: False, with labels, returns no logits and runs the language model's head, and
+            the last layer before it, only where a label is predicted. Same loss, less work: most
+            positions are picture or question.
 
         Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
         """
@@ -112,26 +114,27 @@ class MiniLlava(nn.Module):
             image_features = self.encode_images(pixel_values)
         image_embeds = self.project(image_features)
         inputs_embeds = self.splice(input_ids, image_embeds)
-        hidden = self.language_model.model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state  # [B, T, D]
-        head = self.language_model.lm_head
+        options = {"attention_mask": attention_mask, "use_cache": False}
+        decoder, head = self.language_model.model, self.language_model.lm_head
         if labels is None:
+            hidden = decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state  # [B, T, D]
             return MiniLlavaOutput(logits=head(hidden))
 
-        supervised = labels[:, 1:] != IGNORE_INDEX  # [B, T-1]
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # [B, T]: what t predicts
+        supervised = targets != IGNORE_INDEX
         if not supervised.any():
             raise ValueError(
                 f"None of the {len(labels)} samples of the batch has a supervised token, so there "
                 "is no loss. Is every answer empty, or cut off? conversation.show() tells."
             )
         if all_logits:
-            logits = head(hidden)
-            predictions = logits[:, :-1][supervised]
+            logits = head(decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state)
+            predictions = logits[supervised]
         else:
             logits = None
-            predictions = head(hidden[:, :-1][supervised])
-        loss = F.cross_entropy(predictions.float(), labels[:, 1:][supervised])
+            options["read"] = supervised
+            predictions = head(decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state)
+        loss = F.cross_entropy(predictions.float(), targets[supervised])
         return MiniLlavaOutput(loss=loss, logits=logits)
 
     def encode_images(self, pixel_values: Tensor | None) -> Tensor:
