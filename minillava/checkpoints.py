@@ -8,8 +8,10 @@ never by a folder's name, and stops at any that does not fit.
 """
 
 import copy
+import glob
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -266,7 +268,7 @@ def save(model: MiniLlava, folder: str | Path, weights: dict[str, Tensor] | None
     return _replace_files(folder, lambda new: write_folder(model, new, weights or lora.merged_state(model)))
 
 
-def export(model: MiniLlava, folder: str | Path) -> Path:
+def export(model: MiniLlava, folder: str | Path, weights: dict[str, Tensor] | None = None) -> Path:
     """Write a folder for transformers, lmms-eval and others who read llava-hf's layout.
 
     It is what `save` writes, except that the "linear" projector, which transformers does not know,
@@ -277,7 +279,7 @@ def export(model: MiniLlava, folder: str | Path) -> Path:
             f"transformers' LLaVA has no {projector_type(model.config)!r} projector, so this model "
             "cannot be exported. Use save() to keep it, or train one with 'mlp2x_gelu'."
         )
-    return save(model, folder)
+    return save(model, folder, weights)
 
 
 def save_projector(model: MiniLlava, path: str | Path) -> Path:
@@ -331,7 +333,10 @@ def _replace_files(folder: str | Path, write: Callable[[Path], None]) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+    prefix = f".{folder.name}.unfinished-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as unfinished:
         write(Path(unfinished))
         files = sorted(Path(unfinished).iterdir(), key=lambda file: file.suffix == ".safetensors")
         for file in files:

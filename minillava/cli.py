@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train", commands.train, "train one stage of a preset, on Toybox or your own records",
         example="minillava train stage1 --max-steps 20\n"
         "  minillava train stage2 --preset llava-1.5-7b --data llava_v1_5_mix665k.json \\\n"
-        "    --image-root images --run-dir runs/7b --device-batch 16 --devices 8 --strategy ddp",
+        "    --image-root images --run-dir runs/7b --devices 8 --device-batch 16 --activation-checkpointing",
         leaves="RUN_DIR/STAGE with curve.csv, last.ckpt, and projector.safetensors (stage 1) or the "
         "finished model/ (stage 2), with LoRA adapter/ too; audit.json if records are broken or cut. "
         "Interrupted, the same command goes on where it was.",
@@ -116,8 +116,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--device-batch", **number, help="samples in one forward pass of one device")
     p.add_argument("--workers", default=0, **number, help="processes that prepare each device's batches")
     p.add_argument("--devices", default=1, **number, help="GPUs of a node, default: %(default)s")
-    p.add_argument("--nodes", default=1, **number, help="default: %(default)s")
-    p.add_argument("--strategy", default="auto", help="Lightning's, default: %(default)s")
+    p.add_argument("--nodes", default=1, **number, help="as SLURM or torchrun starts them: see examples/")
+    p.add_argument(
+        "--strategy", choices=("auto", "ddp", "fsdp2"), default="auto",
+        help="ddp: whole copies; fsdp2: shards. By default the one that suits the stage",
+    )  # fmt: skip
+    p.add_argument(
+        "--weighing", choices=("pass", "token"), default="pass",
+        help="what counts alike in a step's loss; default: a device's pass, as in the original",
+    )  # fmt: skip
+    p.add_argument(
+        "--activation-checkpointing", action="store_true", help="less memory, more work, the same numbers"
+    )
+    p.add_argument("--save-every", default=50, **number, help="steps between checkpoints; default: 50")
     _seed_and_threads(p)
     broken = p.add_mutually_exclusive_group()
     broken.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used")

@@ -85,7 +85,10 @@ def train(args: Arguments) -> None:
         device_batch=args.device_batch,
         num_workers=args.workers,
         max_steps=args.max_steps,
+        save_every=args.save_every,
         seed=args.seed,
+        weighing=args.weighing,
+        activation_checkpointing=args.activation_checkpointing,
         trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
     )
     _, losses = result.curve["train"]

@@ -8,6 +8,7 @@ run the same code; they differ only in the values on this page. Sources: `P1` is
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 IGNORE_INDEX = -100
 """Label of a position that does not enter the loss (PyTorch's `ignore_index`)."""
@@ -34,6 +35,11 @@ class StageConfig:
     our choice: the original's DeepSpeed files set no clipping. `precision` is Lightning's; "bf16-mixed"
     computes in bfloat16 and keeps the weights that train in float32, as DeepSpeed does in the original: in
     bfloat16 alone, of weights drawn from N(0, 0.02) seven in ten are too large to feel a step of 2e-5.
+
+    `weighing` is what counts alike in a step's loss: the "pass" of a device, as in the original (the mean
+    over its tokens, then over passes and devices), or the "token", whatever pass it came in.
+    `activation_checkpointing` computes a decoder layer's activations again for its gradients: less memory,
+    the same numbers, one more forward pass of work.
     """
 
     name: str
@@ -52,6 +58,8 @@ class StageConfig:
     samples: int | None = None
     precision: str = "bf16-mixed"
     lora: LoraConfig | None = None
+    weighing: Literal["pass", "token"] = "pass"
+    activation_checkpointing: bool = False
 
     def steps(self, samples: int | None = None) -> int:
         """Optimizer steps of the stage over `samples` records (default: the preset's own data)."""

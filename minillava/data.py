@@ -4,7 +4,7 @@ Shapes: B batch, T positions, S edge of the prepared picture in pixels, n pictur
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from minillava.records import (
     pictures,
     text_problem,
 )
-from minillava.sampler import GroupedSampler, grouped_indices
+from minillava.sampler import GroupedSampler, Layout, grouped_indices
 
 __all__ = [
     "AuditReport",
@@ -163,7 +163,7 @@ class ResumableLoader(DataLoader):
 
     It counts the batches it has handed out, not those its workers have fetched ahead. After
     `load_state_dict` the epoch of the checkpoint goes on with the next batch; any other epoch
-    starts at its beginning.
+    starts at its beginning. A worker that dies raises OSError.
     """
 
     _position = 0
@@ -173,34 +173,56 @@ class ResumableLoader(DataLoader):
         epoch, batch = self._resume or (None, 0)
         self._resume = None
         self._position = self.sampler.start = batch if epoch == self.sampler.epoch else 0
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise OSError(
+                    f"A process that prepares batches died ({error}). Most often the memory was full: take "
+                    "fewer workers. The same command goes on from the last checkpoint."
+                ) from error
             self._position += 1
             yield batch
 
-    def _layout(self) -> dict[str, int]:
-        sampler = self.sampler
-        return {
-            "samples": len(sampler.lengths),
-            "batch_size": sampler.batch_size,
-            "seed": sampler.seed,
-            "world_size": sampler.num_replicas,
-            "accumulation": sampler.accumulation,
-        }
-
     def state_dict(self) -> dict[str, int]:
         """Where the run stands in its data: epoch, batches done, and what the order depends on."""
-        return {"epoch": self.sampler.epoch, "batch": self._position, **self._layout()}
+        return {"epoch": self.sampler.epoch, "batch": self._position, **asdict(self.sampler.layout)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Raises ValueError where the order would be another than the interrupted run's."""
-        for name, now in self._layout().items():
-            if state[name] != now:
+        then, now = layout_of(state), self.sampler.layout
+        for name in ("samples", "seed", "step"):
+            if getattr(then, name) != getattr(now, name):
+                what = "a step's batch" if name == "step" else name
                 raise ValueError(
-                    f"The checkpoint was made with {name} = {state[name]}, this run has {now}: it "
-                    "would see other samples. Resume with the same data, batch size, seed and "
-                    "devices, or start a new run."
+                    f"The checkpoint was made with {what} = {getattr(then, name)}, this run has "
+                    f"{getattr(now, name)}: it would see other samples. Resume with the same data, batch "
+                    "size and seed, or start a new run."
                 )
-        self._resume = state["epoch"], state["batch"]
+        self._resume = state["epoch"], then.elsewhere(state["batch"], now)
+
+
+def layout_of(state: dict[str, int]) -> Layout:
+    """The layout in the state of a loader."""
+    return Layout(**{name: state[name] for name in Layout.__dataclass_fields__})
+
+
+def divide_anew(fit_loop: dict[str, Any], now: Layout) -> None:
+    """Count what Lightning's checkpointed `fit_loop` has done in the batches of another division.
+
+    It counts the batches of a process; with other devices, or other passes to a step, as many samples
+    are another number of batches. In place; nothing changes where the division is the same.
+    """
+    then = layout_of(fit_loop["state_dict"]["combined_loader"][0])
+    for counts in fit_loop["epoch_loop.batch_progress"].values():
+        if isinstance(counts, dict):
+            ready = then.elsewhere(counts["ready"], now)
+            counts.update({name: ready - (counts["ready"] - count) for name, count in counts.items()})
 
 
 class InstructionData(LightningDataModule):
@@ -238,13 +260,18 @@ class InstructionData(LightningDataModule):
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
-    def train_dataloader(self) -> ResumableLoader:
+    @property
+    def layout(self) -> Layout:
+        """How the training samples are dealt out."""
         accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return Layout(len(self.train), self.batch_size, self.seed, self._share()[0], accumulation)
+
+    def train_dataloader(self) -> ResumableLoader:
         sampler = GroupedSampler(
             self.train.lengths,
             self.batch_size,
             *self._share(),
-            accumulation=accumulation,
+            accumulation=self.layout.accumulation,
             seed=self.seed,
         )
         return ResumableLoader(self.train, sampler=sampler, **self._options())

@@ -1,12 +1,19 @@
 """What can be seen of a training as it runs: the bar, the loss curve, sample answers, and a stop at NaN."""
 
 import csv
+import io
+import itertools
 import time
 from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+
+from minillava.saving import write_whole
 
 
 class Progress(TQDMProgressBar):
@@ -32,15 +39,33 @@ class Progress(TQDMProgressBar):
 
 
 class FiniteLoss(Callback):
-    """Stops at the first loss that is not a number, and names the samples that were in the batch."""
+    """Stops at the first loss or gradient that is not a number, before it reaches the weights.
 
-    def on_train_batch_end(self, trainer: Trainer, module, outputs, batch: dict, *args) -> None:
-        loss = outputs["loss"]
-        if not torch.isfinite(loss):
+    Names the samples of the step, and the last checkpoint: it is good, for nothing bad was ever saved.
+    Of several processes the one that had those samples speaks first.
+    """
+
+    def __init__(self):
+        self.ids: list[str] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module, batch: dict, batch_index: int) -> None:
+        self.ids += batch["ids"]
+
+    def on_before_backward(self, trainer: Trainer, module, loss: Tensor) -> None:
+        self.check("loss", loss, trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
+        norm = get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        self.check("gradient's norm", norm.full_tensor() if isinstance(norm, DTensor) else norm, trainer)
+        self.ids.clear()
+
+    def check(self, what: str, value: Tensor, trainer: Trainer) -> None:
+        """Raises FloatingPointError unless `value` is finite."""
+        if not torch.isfinite(value):
             last = next((c.best_model_path for c in trainer.checkpoint_callbacks), "")
             raise FloatingPointError(
-                f"The loss is {loss.item()} at step {trainer.global_step}, with the samples "
-                f"{', '.join(batch['ids'])}. Look at them with `minillava inspect`, or lower the "
+                f"The {what} is {value.item()} at step {trainer.global_step + 1}, with the samples "
+                f"{', '.join(self.ids)}. Look at them with `minillava inspect`, or lower the "
                 f"learning rate. The last good checkpoint is {last or 'none yet'}."
             )
 
@@ -48,9 +73,11 @@ class FiniteLoss(Callback):
 class Curve(Callback):
     """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
 
-    After an interruption the rows that the checkpoint had not seen yet are dropped and written again.
-    Of several processes all count, with the mean of their losses, and the first one writes.
+    After an interruption the rows and answers that the checkpoint had not seen yet are dropped and written
+    again. Of several processes all count, with the mean of their losses, and the first one writes.
     """
+
+    COLUMNS = ("step", "split", "loss", "learning_rate")
 
     def __init__(self, folder: Path, probes: list[tuple]):
         self.file, self.probes = folder / "curve.csv", probes
@@ -58,7 +85,7 @@ class Curve(Callback):
         self.rows: list[tuple[int, str, float, float]] = []
         self.generations: list[tuple[str, str]] = []
         self.resumed_from = self._step = 0
-        self._losses: list[torch.Tensor] = []
+        self._sums: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.resume(trainer)
@@ -68,17 +95,24 @@ class Curve(Callback):
         self.resumed_from = self._step = trainer.global_step
         if self.resumed_from and self.file.is_file():
             with self.file.open(newline="") as lines:
-                stored = [
-                    (int(r["step"]), r["split"], float(r["loss"]), float(r["learning_rate"]))
-                    for r in csv.DictReader(lines)
-                ]
+                rows = [r for r in csv.reader(lines) if len(r) == len(self.COLUMNS)]  # a kill cuts the last
+            stored = [(int(step), split, float(loss), float(rate)) for step, split, loss, rate in rows[1:]]
             self.rows = [row for row in stored if row[0] <= self.resumed_from]
         trainer.strategy.barrier()  # all have read before the first one writes
         if trainer.is_global_zero:
-            with self.file.open("w", newline="") as out:
-                writer = csv.writer(out)
-                writer.writerow(("step", "split", "loss", "learning_rate"))
-                writer.writerows(self.rows)
+            out = io.StringIO(newline="")
+            csv.writer(out).writerows([self.COLUMNS, *self.rows])
+            write_whole(self.file, out.getvalue())
+            if self.answers.is_file():
+                write_whole(self.answers, "".join(self._seen(self.answers.read_text().splitlines(True))))
+
+    def _seen(self, lines: list[str]) -> list[str]:
+        """Of the lines of `generations.txt`, those up to the step of the checkpoint."""
+
+        def later(line: str) -> bool:
+            return line.startswith("step ") and int(line.split()[1]) > self.resumed_from
+
+        return list(itertools.takewhile(lambda line: not later(line), lines))
 
     def _add(self, trainer: Trainer, split: str, loss: float) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -88,13 +122,14 @@ class Curve(Callback):
                 csv.writer(out).writerow(self.rows[-1])
 
     def on_train_batch_end(self, trainer: Trainer, module, outputs, *args) -> None:
-        self._losses.append(outputs["loss"].detach())
-        trainer.callback_metrics["loss"] = self._losses[-1]
+        loss, weight = outputs["mean"], outputs["weight"]
+        self._sums.append(torch.stack([loss * weight, weight.to(loss.dtype)]))
+        trainer.callback_metrics["loss"] = loss
         if trainer.global_step > self._step:  # the passes so far made a step
             self._step = trainer.global_step
-            loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
-            self._losses.clear()
-            self._add(trainer, "train", loss.item())
+            loss, weight = trainer.strategy.reduce(torch.stack(self._sums).sum(dim=0), reduce_op="sum")
+            self._sums.clear()
+            self._add(trainer, "train", (loss / weight).item())
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or "val" not in trainer.callback_metrics:

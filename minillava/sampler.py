@@ -5,6 +5,7 @@ LLaVA-1.5 trains about a quarter faster for it (README, on `--group_by_modality_
 
 import heapq
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DistributedSampler
@@ -79,6 +80,38 @@ def _deal_evenly(batch: list[int], lengths, chunks: int) -> list[int]:
     return [index for run in runs for index in run]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How an epoch of `samples` is dealt out: which samples make an optimizer step, and who reads them.
+
+    `batch_size` samples go to each of `world_size` processes, `accumulation` times a step. The samples of a
+    step depend on their product alone, so a run may go on with another division of the same product.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int
+    world_size: int = 1
+    accumulation: int = 1
+
+    @property
+    def step(self) -> int:
+        """Samples of one optimizer step."""
+        return self.batch_size * self.world_size * self.accumulation
+
+    @property
+    def batches(self) -> int:
+        """Batches that each process reads in an epoch."""
+        return -(-self.samples // (self.batch_size * self.world_size))
+
+    def elsewhere(self, batches: int, other: "Layout") -> int:
+        """So many batches of a process here, from the start of an epoch, are so many in `other`."""
+        epochs, rest = divmod(batches, self.batches)
+        return epochs * other.batches + rest * self.batch_size * self.world_size // (
+            other.batch_size * other.world_size
+        )
+
+
 class GroupedSampler(DistributedSampler[int]):
     """This process's share of `grouped_indices`, one order per epoch, resumable at any batch.
 
@@ -104,6 +137,12 @@ class GroupedSampler(DistributedSampler[int]):
             megabatch = batch_size * world_size
             self.num_samples = -(-len(lengths) // megabatch) * batch_size
         self.start = 0
+
+    @property
+    def layout(self) -> Layout:
+        """What the order depends on, beside the lengths."""
+        size, world = self.batch_size, self.num_replicas
+        return Layout(len(self.lengths), size, self.seed, world, self.accumulation)
 
     def order(self) -> list[int]:
         """This process's whole epoch, `start` not applied."""

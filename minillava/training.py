@@ -15,15 +15,19 @@ from pathlib import Path
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from minillava import checkpoints, lora
-from minillava.config import StageConfig
-from minillava.data import InstructionData, InstructionDataset
+from minillava.config import IGNORE_INDEX, StageConfig
+from minillava.data import InstructionData, InstructionDataset, divide_anew
 from minillava.model import MiniLlava
 from minillava.monitoring import Curve, FiniteLoss, Progress
+from minillava.parallel import Sharded, choose, gathered, shard
 from minillava.records import Records
+from minillava.saving import WholeFile, recover
 
 LAST = "last.ckpt"
 
@@ -52,20 +56,17 @@ def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
-def lift(model: MiniLlava) -> dict[str, torch.dtype]:
-    """Bring what trains to float32, for mixed precision; returns what it was, for `lower`."""
-    dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
-    for name in dtypes:
-        parameter = model.get_parameter(name)
-        parameter.data = parameter.data.float()
-    return dtypes
+def lift(module: nn.Module) -> None:
+    """Bring what trains to float32, for mixed precision."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor):  # a shard was lifted before
+            parameter.data = parameter.data.float()
 
 
 def lower(model: MiniLlava, dtypes: dict[str, torch.dtype]) -> None:
-    """Bring it back, rounding once."""
-    for name, dtype in dtypes.items():
-        parameter = model.get_parameter(name)
-        parameter.data = parameter.data.to(dtype)
+    """Bring every parameter back to what it was, rounding once."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
 
 
 def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
@@ -146,6 +147,17 @@ class Stage(LightningModule):
         self.model, self.stage, self.total_steps, self.cache = model, stage, total_steps, cache
         self.seed = seed
         self.trained = {f"model.{name}" for name in freeze(model, stage)}
+        self.tokens = 0  # of this step and process so far, where tokens weigh
+
+    def configure_model(self) -> None:
+        """Precision, recomputing, shards: what Lightning's processes have to be there for."""
+        prepare = lift if self.stage.precision.endswith("mixed") else None
+        if self.stage.activation_checkpointing:
+            self.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"], self.stage.precision, prepare)
+        elif prepare:
+            prepare(self.model)
 
     def loss(self, batch: dict) -> Tensor:
         features = self.cache(self.model, batch["image_keys"], batch["pixel_values"])
@@ -162,8 +174,24 @@ class Stage(LightningModule):
         place = 1_000_003 * self.global_step + 1_009 * batch_index + self.global_rank
         torch.manual_seed(self.seed + place)
 
-    def training_step(self, batch: dict, _: int) -> Tensor:
-        return self.loss(batch)
+    def training_step(self, batch: dict, _: int) -> dict[str, Tensor]:
+        """`loss` as it goes into the gradient, `mean` over the pass's tokens, and the pass's `weight`."""
+        mean = self.loss(batch)
+        weight = torch.ones_like(mean)
+        if self.stage.weighing == "token":
+            weight = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+            self.tokens += weight
+        return {"loss": mean * weight, "mean": mean.detach(), "weight": weight}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make a sum over tokens, of which Lightning took the mean over passes and devices, their mean."""
+        if self.stage.weighing == "token":
+            tokens = self.trainer.strategy.reduce(self.tokens, reduce_op="sum").item()
+            passes = self.trainer.world_size * self.trainer.accumulate_grad_batches
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(passes / tokens)
+            self.tokens = 0
 
     def validation_step(self, batch: dict, _: int) -> None:
         loss = self.loss(batch)
@@ -187,6 +215,9 @@ class Stage(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k in self.trained}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        divide_anew(checkpoint["loops"]["fit_loop"], self.trainer.datamodule.layout)
+        if "state_dict" not in checkpoint:  # the shards have been read already
+            return
         saved, current = checkpoint["state_dict"], self.state_dict()
         for key in sorted(self.trained | saved.keys()):
             ours, theirs = current.get(key), saved.get(key)
@@ -225,16 +256,19 @@ def train_stage(
     each time validation runs), and at the end `projector.safetensors` (stage 1) or, where the language
     model trained too, a llava-hf folder `model/`; a stage with LoRA also leaves its adapters and the
     projector in `adapter/`, and has merged them into `model`. If the folder holds the checkpoint of an
-    interrupted run, training goes on from there, to the same bits. Of several processes the first writes.
+    interrupted run, training goes on from there, to the same bits (with other devices, to rounding). Of
+    several processes the first writes.
 
     `device_batch` is the number of samples in one forward pass of one device (default: its share of
     `stage.batch_size`); gradients accumulate up to the stage's batch. `num_workers` processes prepare the
     batches of each device. `overrides` replace fields of the stage; `trainer` holds further arguments of
-    Lightning's Trainer (devices, strategy, ...).
+    Lightning's Trainer (devices, num_nodes, accelerator, ...), its `strategy` one of `parallel.STRATEGIES`
+    or Lightning's own. After fsdp2 `model` stays in shards: load what the stage left.
 
     Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does
-    not divide, or a checkpoint of another model; FloatingPointError if the loss is not finite;
-    ImportError for LoRA without `peft`.
+    not divide, or a checkpoint of another model; FloatingPointError if the loss or a gradient is not
+    finite; OSError if a checkpoint cannot be saved, or if a worker dies; ImportError for LoRA without
+    `peft`.
     """
     stage = replace(stage, **overrides)
     if stage.lora and not lora.adapted(model):
@@ -259,7 +293,8 @@ def train_stage(
     train = dataset(data)
     total = min(stage.steps(len(train)), max_steps or math.inf)
     curve = Curve(folder, probes)
-    last = folder / LAST
+    settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})
+    settings["strategy"] = choose(stage, settings["strategy"], settings["devices"], settings["num_nodes"])
     engine = Trainer(
         max_steps=total,
         max_epochs=-1,
@@ -277,11 +312,12 @@ def train_stage(
                 enable_version_counter=False,
             ),
         ],
+        plugins=[WholeFile()],
         logger=False,
         enable_model_summary=False,
         deterministic=True,
         default_root_dir=folder,
-        **({"accelerator": "auto", "devices": 1} | (trainer or {})),
+        **settings,
     )  # fmt: skip
     # After the fact: only Lightning knows what "auto" devices come to.
     device_batch, passes = split_batch(stage, device_batch, engine.num_devices * engine.num_nodes)
@@ -295,15 +331,22 @@ def train_stage(
         seed=seed,
     )
     module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
-    dtypes = lift(model) if stage.precision.endswith("mixed") else {}
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     started = time.perf_counter()
     with isolate_rng(include_cuda=torch.cuda.is_available()):
-        engine.fit(module, modules, ckpt_path=last if last.is_file() else None, weights_only=True)
+        engine.fit(module, modules, ckpt_path=last, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)
-    lower(model, dtypes)
+    if stage.activation_checkpointing:
+        model.language_model.gradient_checkpointing_disable()
+    weights = None
+    if isinstance(engine.strategy, Sharded):
+        weights = {name: tensor.to(dtypes[name]) for name, tensor in gathered(model).items()}
+    else:
+        lower(model, dtypes)
     if engine.is_global_zero:
-        leave_weights(model, stage, folder)
+        leave_weights(model, stage, folder, weights)
     engine.strategy.barrier()
     if stage.lora:
         lora.merge(model)
@@ -320,12 +363,17 @@ def train_stage(
     )
 
 
-def leave_weights(model: MiniLlava, stage: StageConfig, folder: Path) -> None:
-    """Write what the stage trained: a whole model, with LoRA its adapters too, or the projector alone."""
+def leave_weights(
+    model: MiniLlava, stage: StageConfig, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write what the stage trained: a whole model, with LoRA its adapters too, or the projector alone.
+
+    `weights` are the whole model's, where `model` is in shards.
+    """
     if stage.lora:
         checkpoints.save_adapters(model, folder / "adapter")
     if "language_model" in stage.trains:
-        checkpoints.export(model, folder / "model")
+        checkpoints.export(model, folder / "model", weights)
     else:
         checkpoints.save_projector(model, folder / "projector.safetensors")
 

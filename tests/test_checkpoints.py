@@ -190,6 +190,15 @@ def test_a_kill_between_two_files_leaves_the_old_weights(saved, monkeypatch):
     assert torch.equal(checkpoints.load(folder).state_dict()[LINEAR_1], old[LINEAR_1])
 
 
+def test_a_save_clears_away_what_a_killed_one_left(saved):
+    model, folder = saved
+    left = folder.parent / f".{folder.name}.unfinished-of-then"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    checkpoints.save(model, folder)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_saving_again_replaces_the_weights_and_keeps_other_files(saved):
     model, folder = saved
     (folder / "README.md").write_text("a card")

@@ -1,4 +1,5 @@
 import os
+import signal
 
 import lightning
 import pytest
@@ -6,7 +7,7 @@ import torch
 from helpers import PATCHES, SIZE, dataset, png, record
 from transformers import PreTrainedTokenizerFast
 
-from minillava.data import Collator, InstructionData, ResumableLoader
+from minillava.data import Collator, InstructionData, InstructionDataset, ResumableLoader
 
 # Samples and batches
 
@@ -167,6 +168,19 @@ def test_resuming_with_another_layout_is_refused(instruction_data):
     state = instruction_data().train_dataloader().state_dict()
     with pytest.raises(ValueError, match="seed = 42, this run has 1"):
         instruction_data(seed=1).train_dataloader().load_state_dict(state)
+    with pytest.raises(ValueError, match="a step's batch = 4, this run has 2"):
+        instruction_data().train_dataloader().load_state_dict(state | {"accumulation": 2})
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_do(tokenizer):
+    class Deadly(InstructionDataset):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    texts = dataset([record(i) for i in range(4)], tokenizer)
+    texts.__class__ = Deadly
+    with pytest.raises(OSError, match=r"prepares batches died \(DataLoader worker .*take fewer workers"):
+        next(iter(InstructionData(texts, 2, num_workers=1).train_dataloader()))
 
 
 def test_loading_leaves_the_global_generator_alone(instruction_data):

@@ -52,6 +52,26 @@ def test_processes_share_each_mega_batch(n, world, accumulation):
     assert together[n:] == (order * 9)[: len(together) - n]  # then its own start once more
 
 
+@pytest.mark.parametrize("steps", [0, 1, 5, 11, 12, 13, 24])
+@pytest.mark.parametrize("other", [(4, 2, 1), (2, 2, 2), (1, 1, 8), (8, 1, 1)])
+def test_a_position_in_the_data_is_the_same_for_any_division_of_a_step(steps, other):
+    """90 samples in steps of 8, two epochs of twelve; the last step of each has 2 samples."""
+
+    def batches(layout):
+        epochs, rest = divmod(steps, 12)
+        return epochs * layout.batches + rest * layout.accumulation
+
+    here = GroupedSampler(LENGTHS, 2, world_size=1, accumulation=4).layout
+    size, world, accumulation = other
+    there = GroupedSampler(LENGTHS, size, world, 0, accumulation).layout
+    assert here.step == there.step == 8
+    assert here.elsewhere(batches(here), there) == batches(there)
+    assert there.elsewhere(batches(there), here) == batches(here)
+    first = [sorted(order[:8]) for order in (GroupedSampler(LENGTHS, 2, accumulation=4).order(),)]
+    ranks = [GroupedSampler(LENGTHS, size, world, rank, accumulation).order() for rank in range(world)]
+    assert first == [sorted(i for order in ranks for i in order[: 8 // world])]
+
+
 def test_start_skips_batches_once():
     sampler = GroupedSampler(LENGTHS, 4, world_size=2, rank=1)
     whole = list(sampler)

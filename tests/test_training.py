@@ -179,8 +179,53 @@ def test_a_loss_that_is_not_a_number_stops_with_the_samples(make_model, records,
     model = make_model()
     with torch.no_grad():
         model.multi_modal_projector.linear_2.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"nan at step 1, with the samples r\d, r\d"):
+    message = r"loss is nan at step 1, with the samples r\d, r\d.*none yet"
+    with pytest.raises(FloatingPointError, match=message):
         train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=2)
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_it_reaches_the_weights(make_model, records, tmp_path):
+    """The loss of step 3 is a number, its gradient not: the weights, and those on the disk, stay good."""
+    model, gradients = make_model(), []
+
+    def spoil(gradient):
+        gradients.append(gradient)
+        return gradient * float("nan") if len(gradients) == 3 else gradient
+
+    freeze(model, STAGES["stage1"])
+    model.multi_modal_projector.linear_2.weight.register_hook(spoil)
+    message = r"gradient's norm is nan at step 3, with the samples r\d, r\d.*last.ckpt"
+    with pytest.raises(FloatingPointError, match=message):
+        train_stage(model, STAGES["stage1"], captions(records), tmp_path, max_steps=3, save_every=1)
+    saved = torch.load(tmp_path / "stage1" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2 and len(gradients) == 3
+    for tensor in [*saved["state_dict"].values(), *model.parameters()]:
+        assert tensor.isfinite().all()
+
+
+def test_activation_checkpointing_changes_no_bit(make_model, records, tmp_path):
+    models = make_model(), make_model()
+    for model, again, folder in ((models[0], False, "kept"), (models[1], True, "again")):
+        calls, mlp = [], model.language_model.model.layers[0].mlp
+        mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        options = {"max_steps": 3, "activation_checkpointing": again}
+        train_stage(model, STAGES["stage2"], records, tmp_path / folder, **options)
+        assert len(calls) == (6 if again else 3)
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name]), name
+
+
+def test_answers_of_steps_that_are_done_again_are_written_once(make_model, records, picture, tmp_path):
+    options = {"validation": records[:2], "validations": 2, "probes": [(picture, "How?")], "save_every": 2}
+    train_stage(make_model(), STAGES["stage2"], records, tmp_path, max_steps=4, **options)
+    file = tmp_path / "stage2" / "generations.txt"
+    whole = file.read_text()
+    with file.open("a") as out:
+        out.write("step 6\n  'How?' -> of a run that was killed after\n")
+    with (tmp_path / "stage2" / "curve.csv").open("a") as out:
+        out.write("5,train")  # cut off by the kill
+    train_stage(make_model(), STAGES["stage2"], records, tmp_path, max_steps=4, **options)
+    assert file.read_text() == whole
 
 
 def test_a_batch_that_does_not_divide_is_refused(make_model, records, tmp_path):

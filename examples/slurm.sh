@@ -1,0 +1,24 @@
+#!/bin/bash
+#SBATCH --job-name=llava-1.5-7b
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=SIGUSR1@300
+# Both stages of LLaVA-1.5-7B on two nodes of eight GPUs. Submit it again after an interruption, or let
+# Lightning do so five minutes before the time is over (SIGUSR1): it goes on from the last checkpoint.
+#
+# Before, once, on any machine, look at the records; the nodes should not wait for that:
+#   minillava inspect --data data/blip_laion_cc_sbu_558k.json --image-root data/pretrain --template plain
+#   minillava inspect --data data/llava_v1_5_mix665k.json --image-root data/finetune
+set -euo pipefail
+
+srun minillava train stage1 --preset llava-1.5-7b --run-dir runs/7b --no-audit \
+    --data data/blip_laion_cc_sbu_558k.json --image-root data/pretrain \
+    --nodes 2 --devices 8 --strategy ddp --device-batch 16 --workers 7 --save-every 200
+
+srun minillava train stage2 --preset llava-1.5-7b --run-dir runs/7b --no-audit \
+    --data data/llava_v1_5_mix665k.json --image-root data/finetune \
+    --nodes 2 --devices 8 --strategy fsdp2 --device-batch 8 --activation-checkpointing \
+    --workers 7 --save-every 500
