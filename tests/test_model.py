@@ -115,6 +115,18 @@ def test_padding_does_not_change_a_sample(make_model, tokenizer):
         torch.testing.assert_close(together[b, :length], alone[0], rtol=1e-4, atol=1e-5)
 
 
+def test_padding_on_the_right_needs_no_mask_in_training(make_model, tokenizer):
+    """`training.Stage` gives none, so that attention is causal and nothing else."""
+    model, batch = make_model(), batch_of(tokenizer)
+    weight = model.language_model.get_input_embeddings().weight
+    found = []
+    for mask in (batch["attention_mask"], None):
+        loss = model(**batch | {"attention_mask": mask}, all_logits=False).loss
+        found.append((loss, *torch.autograd.grad(loss, weight)))
+    for masked, free in zip(*found, strict=True):
+        torch.testing.assert_close(free, masked, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("empty", ["None", "zero pictures"])
 def test_text_only_batch_keeps_the_projector_in_the_graph(make_model, tokenizer, empty):
     """Its gradient is zero, not missing: DDP and FSDP wait for every parameter."""
