@@ -2,14 +2,15 @@
 
     sighted    the question with its picture
     blind      the question alone
-    shuffled   the question with the picture of another question
+    shuffled   the question with another picture of its domain
     majority   always the commonest answer to that type of question
     oracle     the question with the picture's dense caption in words (LLaVA's text-only GPT-4)
 """
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import datasets
 from tqdm import tqdm
 
 from minillava.config import DATA
-from minillava.evaluation.metrics import bootstrap_interval, normalise_answer
+from minillava.evaluation.metrics import bootstrap_interval
+from minillava.evaluation.scoring import score
 from minillava.toybox import store
-from minillava.toybox.language import TYPES
 
 FROZEN = DATA / "toybox-eval.parquet"
 """The shipped held-out questions: what `evaluate(model, "test")` asks."""
+
+UNSAID = {"domain": "scenes", "kind": "questions", "measure": "exact"}
+"""What rows are that do not say it: short questions about scenes."""
 
 BASELINES = ("blind", "shuffled", "majority")
 ASKED = ("sighted", "blind", "shuffled", "oracle")
@@ -31,7 +35,11 @@ ASKED = ("sighted", "blind", "shuffled", "oracle")
 
 @dataclass(frozen=True)
 class Report:
-    """Accuracies (0-1) by column and question type; "all" is the mean over all questions.
+    """Scores (0-1) by column and row of the table.
+
+    Rows are "all", the mean over all questions; then for each domain its own name, the mean over its short
+    questions, followed by its types, and, where a type has more than one score, these ("sketch: parses").
+    Questions of another kind of conversation make rows of their own ("scenes, reasoning").
 
     `predictions[column][i]` is the model's answer to question `ids[i]`.
     """
@@ -91,22 +99,23 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> Report:
-    """Ask every held-out question of a Toybox split on its own and score exact matches.
+    """Ask every held-out question of a Toybox split on its own and score the replies.
 
     `split` is a name of `toybox.records.SPLITS` ("test" is the shipped, frozen set) or a Dataset with
     its columns; `baselines` adds columns (see the top of this file); `limit` takes the first questions
-    only. Answers are compared after `metrics.normalise_answer`, as VQA does.
+    only. How replies are scored, each row's `measure` says: see `scoring`.
 
     Raises ValueError for an unknown split, type or baseline, or if no question is left.
     """
-    unknown = set(types or ()) - set(TYPES) | set(baselines) - {*ASKED, "majority"}
-    if unknown:
-        raise ValueError(
-            f"Unknown type or baseline: {', '.join(sorted(unknown))}. Types are {', '.join(TYPES)}; "
-            f"baselines are {', '.join((*BASELINES, 'oracle'))}."
-        )
     name = split if isinstance(split, str) else "given"
-    rows = [row for row in held_out(split) if types is None or row["type"] in types][:limit]
+    if wrong := set(baselines) - {*ASKED, "majority"}:
+        names = ", ".join((*BASELINES, "oracle"))
+        raise ValueError(f"Unknown baseline: {', '.join(sorted(wrong))}. Baselines are {names}.")
+    asked = [UNSAID | row for row in held_out(split)]
+    there = dict.fromkeys(row["type"] for row in asked)
+    if wrong := set(types or ()) - set(there):
+        raise ValueError(f"Unknown type: {', '.join(sorted(wrong))}. Types are {', '.join(there)}.")
+    rows = [row for row in asked if types is None or row["type"] in types][:limit]
     if not rows:
         raise ValueError(f"No question of {name} is left after choosing the types {types}.")
     columns = ["sighted", *(b for b in baselines if b != "sighted")]
@@ -114,27 +123,38 @@ def evaluate(
         column: _majority(rows) if column == "majority" else _ask(model, column, rows, batch_size)
         for column in columns
     }
-    kinds = ["all", *(t for t in TYPES if any(row["type"] == t for row in rows))]
-    accuracy, interval = {}, {}
+    accuracy, interval, counts = {}, {}, {}
     for column, given in answers.items():
-        right = [
-            float(normalise_answer(a) == normalise_answer(row["answer"]))
-            for a, row in zip(given, rows, strict=True)
-        ]
-        accuracy[column], interval[column] = {}, {}
-        for kind in kinds:
-            values = [r for r, row in zip(right, rows, strict=True) if kind in ("all", row["type"])]
-            accuracy[column][kind] = sum(values) / len(values)
-            interval[column][kind] = bootstrap_interval(values, seed=0)
-    counts = Counter(row["type"] for row in rows)
+        table = _table(rows, given)
+        accuracy[column] = {title: sum(values) / len(values) for title, values in table.items()}
+        interval[column] = {title: bootstrap_interval(values, seed=0) for title, values in table.items()}
+        counts = {title: len(values) for title, values in table.items()}
     return Report(
         split=name,
         accuracy=accuracy,
         interval=interval,
-        counts={kind: counts.get(kind, len(rows)) for kind in kinds},
+        counts=counts,
         ids=[row["id"] for row in rows],
         predictions=answers,
     )
+
+
+def _table(rows: list[dict], given: list[str]) -> dict[str, list[float]]:
+    """All scores of one column by row of the table, in the order in which it is shown."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    everything = []
+    for row, reply in zip(rows, given, strict=True):
+        scores = score(row["measure"], reply, row["answer"])
+        everything.append(scores[""])
+        group = found[row["domain"], row["kind"]]
+        for title, value in scores.items():
+            group[f"{row['type']}: {title}" if title else row["type"]].append(value)
+    table = {"all": everything}
+    for (domain, kind), group in found.items():
+        plain = [value for title, values in group.items() if ": " not in title for value in values]
+        table[domain if kind == "questions" else f"{domain}, {kind}"] = plain
+        table |= group
+    return table
 
 
 def held_out(split: str | datasets.Dataset = "test") -> datasets.Dataset:
@@ -145,7 +165,7 @@ def held_out(split: str | datasets.Dataset = "test") -> datasets.Dataset:
         from minillava.records import load_records  # brings torch, which `metrics` does without
 
         return load_records(FROZEN)  # in memory: no cache, and no progress bar in a notebook's output
-    return store.evaluation(split, pictures=200)
+    return store.held_out(split)
 
 
 def _majority(rows: list[dict]) -> list[str]:
@@ -156,22 +176,52 @@ def _majority(rows: list[dict]) -> list[str]:
     return [common[row["type"]] for row in rows]
 
 
+def _pieces(text: str) -> int:
+    """No less than the number of a text's tokens: words, and every digit, mark and space before one."""
+    return len(re.findall(r"[^\W\d_]+|\S|\n| (?=[\W\d])", text))
+
+
+def _batches(rows: list[dict], size: int) -> Iterator[tuple[list[int], int]]:
+    """Numbers of rows of about equally long answers, and how many new tokens these may have.
+
+    A type's replies may be a third longer than the longest right one, and no shorter than eight tokens.
+    """
+    longest: Counter = Counter()
+    for row in rows:
+        longest[row["type"]] = max(longest[row["type"]], _pieces(row["answer"]))
+    room = {kind: max(8, pieces * 4 // 3) for kind, pieces in longest.items()}
+    for tokens in sorted(set(room.values())):
+        numbers = [number for number, row in enumerate(rows) if room[row["type"]] == tokens]
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size], tokens
+
+
 def _ask(model, column: str, rows: list[dict], batch_size: int) -> list[str]:
     """The model's answers to every row, with the picture that `column` stands for."""
-    other = len(rows) // 2
-    answers = []
-    for start in tqdm(range(0, len(rows), batch_size), desc=f"asking ({column})", unit=" batches"):
-        batch = rows[start : start + batch_size]
+    others = _others(rows) if column == "shuffled" else list(range(len(rows)))
+    answers = [""] * len(rows)
+    bar = tqdm(total=len(rows), desc=f"asking ({column})", unit=" questions")
+    for numbers, tokens in _batches(rows, batch_size):
+        batch = [rows[number] for number in numbers]
         questions = [row["question"] for row in batch]
-        images = [row["image"]["bytes"] for row in batch]
         if column == "oracle":
-            questions = [f"{r['captions'][0]}\n{q}" for r, q in zip(batch, questions, strict=True)]
+            questions = [f"{row['captions'][0]}\n{row['question']}" for row in batch]
+        images = [rows[others[number]]["image"]["bytes"] for number in numbers]
         if column in ("blind", "oracle"):
             images = [None] * len(batch)
-        if column == "shuffled":
-            # Rows of one picture stand together, so half the table away is another picture.
-            images = [
-                rows[(start + i + other) % len(rows)]["image"]["bytes"] for i in range(len(batch))
-            ]
-        answers += model.answer_batch(images, questions, max_new_tokens=8)
+        replies = model.answer_batch(images, questions, max_new_tokens=tokens)
+        for number, reply in zip(numbers, replies, strict=True):
+            answers[number] = reply
+        bar.update(len(batch))
+    bar.close()
     return answers
+
+
+def _others(rows: list[dict]) -> list[int]:
+    """For each row another one of its domain: half of these away, as rows of one picture stand together."""
+    others = list(range(len(rows)))
+    for name in {row["domain"] for row in rows}:
+        numbers = [number for number, row in enumerate(rows) if row["domain"] == name]
+        for place, number in enumerate(numbers):
+            others[number] = numbers[(place + len(numbers) // 2) % len(numbers)]
+    return others

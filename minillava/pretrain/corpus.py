@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from minillava.conversation import SYSTEM
-from minillava.toybox import domain, language, records
+from minillava.toybox import domain, language, mix, records
 from minillava.toybox.claims import sample_claim
 from minillava.toybox.creatures import CREATURES
-from minillava.toybox.domain import LETTERS, Domain
+from minillava.toybox.domain import LETTERS, Domain, Question
 from minillava.toybox.lessons import LESSONS
+from minillava.toybox.mix import Share, Table
 from minillava.toybox.scene import MAX_OBJECTS, Plan, Scene
+from minillava.toybox.scenes import SCENES
 from minillava.toybox.signs import CHARACTERS, SIGNS
 from minillava.toybox.sketch import SKETCH
 
@@ -85,7 +87,7 @@ def _texts(index: int) -> Iterator[str]:
             yield f"{question.human()} ASSISTANT: {question.gpt()}"
 
 
-def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
+def counts(scene: Scene, rng: random.Random) -> list[Question]:
     """Two more questions how many; a scene's own are about one value, and counting is learned last."""
     thing = rng.choice(scene.objects)
     asked = []
@@ -96,12 +98,27 @@ def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
     return asked
 
 
-def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
-    """One text-only conversation about scene `index`, described in words at its beginning.
+TOLD: Table = (
+    Share(SCENES, "questions", 65),
+    Share(SIGNS, "questions", 8),
+    Share(CREATURES, "questions", 9),
+    Share(LESSONS, "questions", 9),
+    Share(SKETCH, "questions", 9),
+)
+"""What the conversations are about. Scenes are the bulk, for most of what binds words is learned there."""
 
-    Most ask short questions about a telling in free order; some ask for the dense caption, which puts
-    the telling in reading order.
+
+def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
+    """One text-only conversation about a picture described in words at its beginning.
+
+    `most` caps the objects of scenes. Most conversations about scenes ask short questions about a telling
+    in free order; some ask for the dense caption, which puts the telling in reading order.
     """
+    one = mix.share(TOLD, "told", index, seed).domain
+    if one is not SCENES:
+        pairs = domain.pairs(domain.questions(one, "train", index, seed))
+        told = one.captions(domain.specimen(one, "train", index, seed))[0]
+        return records.turns([(f"{told}\n{pairs[0][0]}", pairs[0][1]), *pairs[1:]], image=False)
     rng = random.Random(f"corpus/{seed}/{index}")
     scene = records.scene("train", index, seed=seed, most=most)
     told = language.telling(scene, rng) if rng.random() < 0.7 else language.caption(scene)

@@ -15,8 +15,7 @@ from minillava.toybox.anatomy import HEIGHT, TOY, WIDTH, Look
 from minillava.toybox.canvas import Color, Layer
 from minillava.toybox.domain import Domain, Question, Thing, digest
 from minillava.toybox.language import article
-from minillava.toybox.scene import BACKGROUNDS, COLORS, SIZE
-from minillava.toybox.shapes import SHAPES
+from minillava.toybox.scene import BACKGROUNDS, COLORS, SIZE, trained_kinds
 
 TOPS, TAILS = ("pointed", "round"), ("long", "short")
 LOOKS: tuple[Look, ...] = (
@@ -69,11 +68,14 @@ class Creature:
 
 
 def _sample(rng: random.Random, withheld: bool = False) -> Creature:
-    """Everything uniform and independent, but for the withheld pairs of breed and color."""
+    """Everything uniform and independent, but for the withheld pairs of breed and color.
+
+    Toys are the (color, shape) pairs that scenes train on: what those withhold is shown nowhere.
+    """
     kind = rng.choice(tuple(BREEDS))
     pairs = [(b, c) for b in BREEDS[kind] for c in COLORS if ((b, c) in WITHHELD) == withheld]
     breed, color = rng.choice(pairs)
-    toy, toy_side = rng.choice(SHAPES), rng.choice(SIDES)
+    (toy_color, toy), toy_side = rng.choice(trained_kinds()), rng.choice(SIDES)
     width, height = anatomy.toy(toy, "red").image.size
     top = rng.randint(8, SIZE - HEIGHT - 6)
     if toy_side == "left":
@@ -88,7 +90,7 @@ def _sample(rng: random.Random, withheld: bool = False) -> Creature:
         color=color,
         facing=rng.choice(SIDES),
         toy=toy,
-        toy_color=rng.choice(tuple(COLORS)),
+        toy_color=toy_color,
         toy_side=toy_side,
         corner=(left, top),
         toy_corner=(toy_left, top + HEIGHT - height + rng.randint(-1, 3)),

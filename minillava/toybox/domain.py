@@ -7,13 +7,15 @@ a list of them, so another domain is another file, in the package or outside it,
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from PIL import Image
 
-from minillava.toybox.language import SHORT_ANSWER
 from minillava.toybox.scene import SIZE
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+"""LLaVA-1.5's format prompt for short answers (P2 table 7), appended to a question after a newline."""
 
 CHOICE = "Answer with the option's letter from the given choices directly."
 """LLaVA-1.5's format prompt for multiple choice (P2 table 7), appended to a question after a newline."""
@@ -36,7 +38,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a picture: what it is called, and its tight box."""
+    """One thing in a picture: what it is called, and its tight box (or anything else that has both)."""
 
     name: str
     box: Box
@@ -49,7 +51,7 @@ class Question:
     `text` is the question alone and `answer` its content. With `options`, one of which is the answer, it is
     multiple choice and the reply is a letter; with `because` (a lecture and an explanation) it takes
     ScienceQA's form. `references` are the words of the text that stand for each of `objects`, where it
-    names them one by one.
+    names them one by one. `measure` says how a reply is compared with `gpt()`: see `evaluation.scoring`.
     """
 
     type: str
@@ -60,6 +62,7 @@ class Question:
     prompt: str = SHORT_ANSWER
     options: tuple[str, ...] = ()
     because: str = ""
+    measure: str = "exact"
 
     def human(self, prompt: bool = True) -> str:
         """What the user writes; without the format prompt where an earlier turn has set the format.
@@ -92,7 +95,7 @@ class Domain(Generic[S]):
     """The functions of one domain. A specimen (S) is a picture's symbols, hashable and immutable.
 
     Attributes:
-        name: lower case; part of the seed of every item.
+        name: lower case.
         samplers: how specimens are made, by split. "train" is always there and serves the other splits in
             HASHED; any further one ("compositional", "more") shows what no training picture shows.
         key: a hash (hex) of what no two splits may both show, blind to jitter and background.
@@ -101,6 +104,8 @@ class Domain(Generic[S]):
         things: what there is, with exact boxes.
         questions: all questions that this specimen gives, in random order; held-out wordings if true.
         types: the types of its questions, in the order in which tables show them.
+        telling: the picture told in words, as text-only conversations begin; the first caption if None.
+        conversations: conversations of other kinds, by name: what is asked in them, turn by turn.
     """
 
     name: str
@@ -111,6 +116,10 @@ class Domain(Generic[S]):
     things: Callable[[S], tuple[Thing, ...]]
     questions: Callable[[S, random.Random, bool], list[Question]]
     types: tuple[str, ...]
+    telling: Callable[[S, random.Random], str] | None = None
+    conversations: Mapping[str, Callable[[S, random.Random, bool], list[Question]]] = field(
+        default_factory=dict
+    )
 
 
 def splits(domain: Domain) -> tuple[str, ...]:
@@ -127,7 +136,7 @@ def specimen(domain: Domain[S], split: str, index: int, seed: int = 0) -> S:
         raise ValueError(
             f"The domain {domain.name} has no split {split!r}. Choose one of {', '.join(splits(domain))}."
         )
-    rng = random.Random(f"toybox/{domain.name}/{seed}/{split}/{index}")
+    rng = random.Random(f"toybox/{seed}/{split}/{index}")
     sample = domain.samplers.get(split, domain.samplers["train"])
     tenths = HASHED.get(split, range(10))
     for _ in range(_TRIES):
@@ -142,8 +151,21 @@ def specimen(domain: Domain[S], split: str, index: int, seed: int = 0) -> S:
 
 def questions(domain: Domain, split: str, index: int, seed: int = 0) -> list[Question]:
     """All questions about specimen `index` of a split, in the split's wording."""
-    rng = random.Random(f"toybox/{domain.name}/{seed}/{split}/{index}/questions")
-    return domain.questions(specimen(domain, split, index, seed), rng, split == "paraphrase")
+    return conversation(domain, "questions", split, index, seed)
+
+
+def conversation(domain: Domain, kind: str, split: str, index: int, seed: int = 0) -> list[Question]:
+    """What a conversation of a kind asks about specimen `index`: "questions", or one of its `conversations`.
+
+    Raises ValueError for a kind that the domain does not have.
+    """
+    kinds = {"questions": domain.questions, **domain.conversations}
+    if kind not in kinds:
+        raise ValueError(
+            f"The domain {domain.name} has no conversations {kind!r}. Choose one of {', '.join(kinds)}."
+        )
+    rng = random.Random(f"toybox/{seed}/{split}/{index}/{kind}")
+    return kinds[kind](specimen(domain, split, index, seed), rng, split == "paraphrase")
 
 
 def instances(domain: Domain[S], made: S) -> list[dict]:

@@ -7,8 +7,9 @@ or the answer is uniform because colors, shapes and places are exchangeable in `
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from minillava.toybox.domain import SHORT_ANSWER as SHORT_ANSWER
+from minillava.toybox.domain import Question
 from minillava.toybox.scene import (
     COLORS,
     MAX_COUNT,
@@ -20,25 +21,7 @@ from minillava.toybox.scene import (
 )
 from minillava.toybox.shapes import SHAPES
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's format prompt for short answers (P2 table 7), appended to a question after a newline."""
-
 PLURAL = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its one right answer, and the objects one has to look at to know it.
-
-    `references` are the words of the text that stand for each of `objects` ("red star"), where it names
-    them one by one: the rows in which attention can be expected to point.
-    """
-
-    type: str
-    text: str
-    answer: str
-    objects: tuple[Object, ...]
-    references: tuple[str, ...] = ()
 
 
 def article(words: str) -> str:

@@ -64,6 +64,11 @@ class Object:
     angle: int
 
     @property
+    def name(self) -> str:
+        """What it is called where things are listed: "red star"."""
+        return f"{self.color} {self.shape}"
+
+    @property
     def box(self) -> tuple[int, int, int, int]:
         """The tight pixel box (x1, y1, x2, y2), x2 and y2 exclusive."""
         x1, y1, x2, y2 = sprite(self.shape, self.diameter, self.angle).getbbox()

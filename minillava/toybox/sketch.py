@@ -208,10 +208,10 @@ def _questions(sketch: Sketch, rng: random.Random, held_out: bool) -> list[Quest
     shape = sketch.shapes[chosen]
     if [other.tag for other in sketch.shapes].count(shape.tag) == 1:
         facts.append(("sketch_color", NAMES[shape.tag], shape.fill, (things[chosen],), SHORT_ANSWER))
-    asked = [
-        Question(kind, rng.choice(_WORDINGS[kind][held_out]).format(x=word), answer, rests_on, prompt=prompt)
-        for kind, word, answer, rests_on, prompt in facts
-    ]
+    asked = []
+    for kind, word, answer, rests_on, prompt in facts:
+        text, measure = rng.choice(_WORDINGS[kind][held_out]).format(x=word), "exact" if prompt else "svg"
+        asked.append(Question(kind, text, answer, rests_on, prompt=prompt, measure=measure))
     rng.shuffle(asked)
     return asked
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageChops
 
 from minillava.evaluation.metrics import choice_index, normalise_answer
-from minillava.toybox import canvas, creatures, domain, language, lessons, signs, sketch
+from minillava.toybox import canvas, creatures, domain, lessons, signs, sketch
 from minillava.toybox.domain import CHOICE, SHORT_ANSWER, Domain, Question, Thing
-from minillava.toybox.draw import draw
-from minillava.toybox.scene import COLORS, SIZE, Scene, sample_plan, sample_scene, trained_kinds
+from minillava.toybox.scene import COLORS, SIZE
+from minillava.toybox.scenes import SCENES
 
 MODULES = {
     signs.SIGNS: signs,
@@ -254,33 +254,12 @@ def test_a_domain_with_too_few_pictures_says_so():
             domain.specimen(flags("red", "blue"), split, 0)
 
 
-def test_scenes_fit_the_protocol():
-    def things(scene: Scene):
-        return tuple(Thing(f"{o.color} {o.shape}", o.box) for o in scene.objects)
-
-    def ask(scene, rng, held_out):
-        wordings = language.PARAPHRASES if held_out else language.TEMPLATES
-        of = {o: thing for o, thing in zip(scene.objects, things(scene), strict=True)}
-        return [
-            Question(q.type, q.text, q.answer, tuple(of[o] for o in q.objects), q.references)
-            for q in language.questions(scene, rng, templates=wordings)
-        ]
-
-    one = Domain(
-        name="scenes",
-        samplers={"train": lambda rng: sample_scene(rng, sample_plan(rng), trained_kinds())},
-        key=Scene.key,
-        draw=draw,
-        captions=language.captions,
-        things=things,
-        questions=ask,
-        types=tuple(language.TYPES),
-    )
-    made = domain.specimen(one, "train", 0)
-    assert domain.instances(one, made) == made.instances()
-    asked = domain.questions(one, "paraphrase", 0)
+def test_scenes_are_a_domain_like_the_others():
+    made = domain.specimen(SCENES, "train", 0)
+    assert domain.instances(SCENES, made) == made.instances()
+    asked = domain.questions(SCENES, "paraphrase", 0)
     assert asked and all(q.human().endswith(SHORT_ANSWER) for q in asked)
-    assert one.draw(made).size == (SIZE, SIZE)
+    assert SCENES.draw(made).size == (SIZE, SIZE)
 
 
 def test_a_thing_of_several_layers_has_one_box_around_them():

@@ -1,0 +1,83 @@
+"""What the stages train on, as tables with counts, like LLaVA-1.5's (P2 table 7).
+
+Every thousand records in a row of a split hold exactly the counts of the table, in an order drawn by the
+seed, so record `index` is of the same row whatever was asked for before it, and however many are made.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+from minillava.toybox.creatures import CREATURES
+from minillava.toybox.domain import Domain
+from minillava.toybox.lessons import LESSONS
+from minillava.toybox.scenes import SCENES
+from minillava.toybox.signs import SIGNS
+from minillava.toybox.sketch import SKETCH
+
+
+@dataclass(frozen=True)
+class Share:
+    """One row of a table: so many records of a kind about pictures of a domain.
+
+    `kind` is "questions" (all that the domain asks, in one conversation), "detail" (the dense caption),
+    "text" (the questions about a picture told in words) or one of the domain's `conversations`.
+    """
+
+    domain: Domain
+    kind: str
+    records: int
+
+
+Table = tuple[Share, ...]
+
+STAGE_1: Table = (
+    Share(SCENES, "detail", 600),
+    Share(SIGNS, "detail", 100),
+    Share(CREATURES, "detail", 100),
+    Share(LESSONS, "detail", 100),
+    Share(SKETCH, "detail", 100),
+)
+"""Dense captions of all domains: LLaVA-Pretrain's counterpart."""
+
+STAGE_2: Table = (
+    Share(SCENES, "questions", 510),
+    Share(SCENES, "detail", 90),
+    Share(SIGNS, "questions", 85),
+    Share(CREATURES, "questions", 85),
+    Share(LESSONS, "questions", 85),
+    Share(SKETCH, "questions", 85),
+    Share(SCENES, "text", 40),
+    Share(SIGNS, "text", 5),
+    Share(CREATURES, "text", 5),
+    Share(LESSONS, "text", 5),
+    Share(SKETCH, "text", 5),
+)
+"""Scenes are the bulk, as COCO is of LLaVA-1.5's 665K. Text-only records have the share of ShareGPT's there
+(40,688, 6 %), detailed descriptions about that of LLaVA-Instruct (23K of 158K, of which 9 % remain here)."""
+
+HELD_OUT: tuple[tuple[Domain, int], ...] = (
+    (SCENES, 130),
+    (SIGNS, 100),
+    (CREATURES, 95),
+    (LESSONS, 70),
+    (SKETCH, 95),
+)
+"""How many held-out pictures of each domain are asked about."""
+
+
+def share(table: Table, split: str, index: int, seed: int = 0) -> Share:
+    """The row of the table to which record `index` of a split belongs. Raises ValueError for no rows."""
+    total = sum(row.records for row in table)
+    if not total:
+        raise ValueError("The mix has no records: give at least one row with a positive count.")
+    block, place = divmod(index, total)
+    counts = tuple(row.records for row in table)
+    return table[_order(counts, f"toybox/{seed}/{split}/mix/{block}")[place]]
+
+
+@lru_cache(maxsize=256)
+def _order(counts: tuple[int, ...], seed: str) -> list[int]:
+    rows = [number for number, count in enumerate(counts) for _ in range(count)]
+    random.Random(seed).shuffle(rows)
+    return rows
