@@ -5,9 +5,11 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=SIGUSR1@300
-# Both stages of LLaVA-1.5-7B on two nodes of eight GPUs. Submit it again after an interruption, or let
-# Lightning do so five minutes before the time is over (SIGUSR1): it goes on from the last checkpoint.
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# Both stages of LLaVA-1.5-7B on two nodes of eight GPUs. Started again, by hand or because SLURM requeues it,
+# it goes on from the last checkpoint. (No --signal: Lightning's answer to SIGUSR1 is a checkpoint of its own,
+# which it would prefer to later ones.)
 #
 # Before, once, on any machine, look at the records; the nodes should not wait for that:
 #   minillava inspect --data data/blip_laion_cc_sbu_558k.json --image-root data/pretrain --template plain

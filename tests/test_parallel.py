@@ -49,14 +49,17 @@ def runs(tmp_path_factory, make_config, tokenizer):
     texts = [record(f"t{i}", answer="Two boxes. " * (6 - i)) for i in range(6)]
     (folder / "records.json").write_text(json.dumps(pictures + texts))
 
-    processes.run(folder, "one", steps=50)
+    validated = {"steps": 50, "validation": pictures[:3], "validations": 1}
+    red = str(folder / "red.png")
+    validated["probes"] = [(red, "What color is the ball?"), (None, "How many boxes are there?")]
+    processes.run(folder, "one", **validated)
     processes.run(folder, "twelve")
     processes.run(folder, "one-token", device_batch=4, **TOKENS)
     processes.run(folder, "from-one", stop=6)
     launch(
         folder,
-        job("ddp", "ddp", steps=50),
-        job("fsdp2", "fsdp2", steps=50),
+        job("ddp", "ddp", **validated),
+        job("fsdp2", "fsdp2", **validated),
         job("ddp-token", "ddp", **TOKENS),
         job("fsdp2-token", "fsdp2", device_batch=1, **TOKENS),
         job("from-one", "ddp"),
@@ -68,13 +71,16 @@ def runs(tmp_path_factory, make_config, tokenizer):
     processes.run(folder, "from-ddp")
     weights = folder / "fsdp2" / "stage2" / "model" / "model.safetensors"
     weights.rename(folder / "of-two-processes.safetensors")
-    launch(folder, job("from-fsdp2", "fsdp2", 1), job("fsdp2", "fsdp2", 1, steps=50))
+    launch(folder, job("from-fsdp2", "fsdp2", 1), job("fsdp2", "fsdp2", 1, **validated))
     return folder
 
 
 def losses(runs: Path, name: str) -> torch.Tensor:
-    rows = csv.DictReader((runs / name / "stage2" / "curve.csv").open())
-    steps, values = zip(*((int(row["step"]), float(row["loss"])) for row in rows), strict=True)
+    """Every step's loss, each written once."""
+    rows = list(csv.DictReader((runs / name / "stage2" / "curve.csv").open()))
+    steps, values = zip(
+        *((int(r["step"]), float(r["loss"])) for r in rows if r["split"] == "train"), strict=True
+    )
     assert list(steps) == list(range(1, len(steps) + 1))
     return torch.tensor(values)
 
@@ -88,6 +94,14 @@ def test_two_processes_have_the_loss_curve_of_one(runs, strategy):
     curve, expected = losses(runs, strategy), losses(runs, "one")
     assert len(curve) == 50 and expected[-1] < 0.6 * expected[0]
     torch.testing.assert_close(curve, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_answer_the_probes_and_the_first_one_writes(runs, strategy):
+    said, expected = ((runs / name / "stage2" / "generations.txt").read_text() for name in (strategy, "one"))
+    assert said == expected and said.count("How many boxes are there?") == 1
+    exports = {"ddp": "x", "fsdp2": "xx"}  # the latter once more by one process, see `runs`
+    assert (runs / strategy / "exports").read_text() == exports[strategy]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -125,7 +139,8 @@ def test_shards_hold_only_what_the_stage_trains(runs):
     names = FileSystemReader(folder).read_metadata().state_dict_metadata
     assert not [name for name in names if "vision_tower" in name]
     assert [name for name in names if name.startswith("state_dict.model.multi_modal_projector")]
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["curve.csv", "last.ckpt", "model"]
+    left = sorted(path.name for path in folder.parent.iterdir())
+    assert left == ["curve.csv", "generations.txt", "last.ckpt", "model"]
 
 
 def test_mixed_precision_in_shards_is_near_that_on_whole_copies(runs):

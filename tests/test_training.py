@@ -1,12 +1,7 @@
 """The stages: what moves, what is saved, and that nothing is lost."""
 
 import csv
-import json
 import math
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -269,53 +264,6 @@ def test_a_stage_leaves_its_curve_its_answers_and_its_weights(make_model, record
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-KILLED = textwrap.dedent(
-    """
-    import os, signal, sys
-    from dataclasses import replace
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    import torch
-    from lightning import Callback
-    import minillava.training as training
-    from minillava import checkpoints
-    from minillava.config import PRESETS
-    from minillava.records import load_records
-
-    class Kill(training.FiniteLoss):
-        def on_train_batch_start(self, trainer, *args):
-            if trainer.global_step == {at}:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    training.FiniteLoss = Kill
-    model = checkpoints.load({base!r})
-    stage = replace(PRESETS["tiny"].stages["stage2"], batch_size=2, max_length=512)
-    training.train_stage(model, stage, {records!r}, {run!r}, max_steps=6, epochs=3, save_every=1)
-    """
-)
-
-
-def test_kill_9_in_the_middle_loses_nothing(make_model, records, tmp_path):
-    """The process dies at step 3; the same command then ends with the uninterrupted run's weights."""
-
-    texts = [r for r in records if "image" not in r] * 4
-    for i, record in enumerate(texts):
-        texts[i] = record | {"id": str(i)}
-    file = tmp_path / "records.json"
-    file.write_text(json.dumps(texts))
-    checkpoints.save(make_model(), tmp_path / "base")
-    for run, at in (("whole", 99), ("killed", 3), ("killed", 99)):
-        code = KILLED.format(
-            tests="", base=str(tmp_path / "base"), records=str(file), run=str(tmp_path / run), at=at
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        expected = -signal.SIGKILL if at == 3 else 0
-        assert done.returncode == expected, done.stderr[-2000:]
-    whole, killed = (checkpoints.load(tmp_path / r / "stage2" / "model") for r in ("whole", "killed"))
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, killed.state_dict()[name]), name
-
-
 def test_worker_processes_prepare_the_batches_of_both_loaders(make_model, records, tmp_path, monkeypatch):
     workers = []
 
@@ -372,49 +320,3 @@ def test_passes_that_do_not_fill_the_last_step_of_an_epoch_are_in_its_loss(make_
     options = {"batch_size": 4, "device_batch": 2, "epochs": 2}
     result = train_stage(make_model(), STAGES["stage2"], records[:7], tmp_path, **options)
     assert result.curve["train"][0] == [1, 2, 3, 4] and result.steps == 4
-
-
-TWO = textwrap.dedent(
-    """
-    import sys
-    from dataclasses import replace
-    from pathlib import Path
-    from minillava import checkpoints, training
-    from minillava.config import PRESETS
-
-    base, records, run = sys.argv[1:]
-    export = checkpoints.export
-
-    def leave_a_mark(model, folder):
-        with Path(run, "exports").open("a") as file:
-            file.write("x")
-        export(model, folder)
-
-    checkpoints.export = leave_a_mark
-    stage = replace(PRESETS["tiny"].stages["stage2"], batch_size=4, max_length=512)
-    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    options = {"max_steps": 3, "validation": records, "validations": 1, "probes": [(None, "How many?")]}
-    training.train_stage(checkpoints.load(base), stage, records, run, trainer=trainer, **options)
-    """
-)
-
-
-def test_two_processes_train_as_one_and_the_first_one_writes(make_model, records, tmp_path):
-    """Equal samples, so that the mean over two devices is the mean over their batch."""
-    texts = [records[-1] | {"id": i} for i in range(12)]
-    (tmp_path / "records.json").write_text(json.dumps(texts))
-    (tmp_path / "two.py").write_text(TWO)
-    model = make_model()
-    checkpoints.save(model, tmp_path / "base")
-    names = (tmp_path / name for name in ("two.py", "base", "records.json", "run"))
-    done = subprocess.run([sys.executable, *names], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    train_stage(model, STAGES["stage2"], texts, tmp_path / "one", batch_size=4, max_steps=3)
-    assert (tmp_path / "run" / "exports").read_text() == "x"
-    again = checkpoints.load(tmp_path / "run").state_dict()
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-5)
-    rows = list(csv.DictReader((tmp_path / "run" / "stage2" / "curve.csv").open()))
-    expected = [("1", "train"), ("2", "train"), ("3", "train"), ("3", "val")]
-    assert [(row["step"], row["split"]) for row in rows] == expected
-    assert (tmp_path / "run" / "stage2" / "generations.txt").read_text().count("How many?") == 1
