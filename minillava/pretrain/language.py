@@ -1,10 +1,10 @@
 """How tiny-Vicuna is made: transformers' LlamaForCausalLM, trained from nothing on Toybox in words.
 
-Answering "what color is the star?" about a described scene takes induction heads: find the earlier "star",
-read what stood beside it. Questions alone do not teach that in any number we could afford; copying does.
-So the weights start with the circuit's parts (`induction.py`), and training with `repeats`: random words,
-some filler, and a piece of the first words again. Once the model copies, conversations about described
-scenes take over, of two objects at first and five at last, with a few repeats left in.
+Answering "what color is the star?" about a described scene is looking something up: find the sentence
+about the star, read its color. Questions alone did not teach that in any number we could afford. So the
+weights start with the parts of that circuit (`head_start.py`), then read notes (`notes.py`): described
+scenes with many facts in shorthand, of two objects at first and five at last. Once the model looks things
+up, it learns to chat about them, as Vicuna was made from LLaMA, with some random words to copy mixed in.
 """
 
 import random
@@ -20,15 +20,17 @@ from minillava.config import IGNORE_INDEX
 from minillava.conversation import SYSTEM, encode
 from minillava.pretrain import corpus
 from minillava.pretrain.card import save_base
-from minillava.pretrain.induction import start_with_induction
+from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
+from minillava.pretrain.notes import notes
 from minillava.toybox import language, records
+from minillava.toybox.scene import MAX_OBJECTS
 
-PEAK = 1.5e-3
-"""Learning rate of the conversations. At twice that, existence and counts stayed at chance for 900 steps."""
+NOTES_PEAK, CHAT_PEAK = 3e-3, 2e-3
+"""Learning rates of the two phases."""
 
-GROWTH = (0.4, 0.6, 0.6)
-"""Shares of the conversations' steps after which scenes may have a third, a fourth, a fifth object."""
+GROWTH = (0.15, 0.25, 0.35)
+"""Shares of the notes' steps after which scenes may have a third, a fourth, a fifth object."""
 
 Sample = tuple[list[int], list[int]]
 """Token ids and labels."""
@@ -61,6 +63,19 @@ def repeats(words: list[int], bos: int, rng: random.Random, longest: int) -> Sam
     ids = [bos, *first, *filler, *piece]
     # The first word of the piece cannot be known; each later one can.
     return ids, [IGNORE_INDEX] * (len(ids) - length + 1) + piece[1:]
+
+
+def note_sample(index: int, most: int, tokenizer) -> Sample:
+    """Scene `index` told in words, then facts about it in shorthand; what they say of it is to be learned."""
+    told, pairs = notes(index, 303, most)
+    ids = list(tokenizer(told).input_ids)
+    labels = [IGNORE_INDEX] * len(ids)
+    (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
+    for asked, answer in pairs:
+        question, reply = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, answer))
+        ids += [*question, *reply, stop]
+        labels += [*[IGNORE_INDEX] * len(question), *reply, IGNORE_INDEX]
+    return ids, labels
 
 
 def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
@@ -114,7 +129,7 @@ def chat_sample(index: int, most: int, tokenizer) -> Sample:
 
 
 def pretrain_language(
-    folder: Path, tokenizer, repeat_steps: int = 300, chat_steps: int = 1500, seed: int = 0
+    folder: Path, tokenizer, note_steps: int = 600, chat_steps: int = 1500, seed: int = 0
 ) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with tokenizer and card.
 
@@ -122,19 +137,18 @@ def pretrain_language(
     """
     torch.manual_seed(seed)
     model = build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
-    start_with_induction(model, seed)
+    start_with_lookup(model, seed)
     words = [i for token, i in tokenizer.get_vocab().items() if token.startswith("▁") and len(token) > 2]
     bos = tokenizer.bos_token_id
 
-    def copying(step: int) -> Tensor:
-        rng = random.Random(f"repeats/{seed}/{step}")
-        return next_token_loss(model, [repeats(words, bos, rng, 24) for _ in range(16)])
+    def reading(step: int) -> Tensor:
+        most = 2 + sum(step >= share * note_steps for share in GROWTH)
+        return next_token_loss(model, [note_sample(step * 12 + i, most, tokenizer) for i in range(12)])
 
     def chatting(step: int) -> Tensor:
         rng = random.Random(f"chat/{seed}/{step}")
-        most = 2 + sum(step >= share * chat_steps for share in GROWTH)
-        chats = [chat_sample(step * 12 + i, most, tokenizer) for i in range(12)]
-        copies = [repeats(words, bos, rng, 32) for _ in range(4)]
+        chats = [chat_sample(step * 12 + i, MAX_OBJECTS, tokenizer) for i in range(12)]
+        copies = [repeats(words, bos, rng, 32) for _ in range(2)]
         return next_token_loss(model, chats) + 0.5 * next_token_loss(model, copies)
 
     def watch(step: int) -> str:
@@ -143,11 +157,16 @@ def pretrain_language(
         return " ".join(f"{kind} {100 * score:.0f}" for kind, score in scores.items())
 
     phases = {
-        "repeats": (copying, Schedule(repeat_steps, peak=3e-3, cooldown=0.1), None),
-        "chat": (chatting, Schedule(chat_steps, peak=PEAK, cooldown=0.4), watch),
+        "notes": (reading, Schedule(note_steps, peak=NOTES_PEAK, cooldown=0.1), None),
+        "chat": (chatting, Schedule(chat_steps, peak=CHAT_PEAK, cooldown=0.4), watch),
     }
-    history = {
-        name: fit(
+    history = {}
+    for name, (loss, schedule, watched) in phases.items():
+        # While it reads notes, layer 0 goes on looking where the head start told it to: left free, the heads
+        # that look far back turned to their own word before any place had been learned from them.
+        for looking in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
+            looking.weight.requires_grad_(name != "notes")
+        history[name] = fit(
             model,
             loss,
             muon_and_adamw(model),
@@ -156,8 +175,6 @@ def pretrain_language(
             f"lm, {name}",
             watch=watched,
         )
-        for name, (loss, schedule, watched) in phases.items()
-    }
     return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))
 
 

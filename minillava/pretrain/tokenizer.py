@@ -11,12 +11,12 @@ _SPECIAL = ["<unk>", "<s>", "</s>"]
 _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 
-def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> LlamaTokenizer:
+def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1280) -> LlamaTokenizer:
     """Train a LLaMA tokenizer in which every frequent word of `corpus` is one token.
 
     Ids are laid out as in LLaMA: `<unk>` 0, `<s>` 1, `</s>` 2, the 256 bytes 3-258 (any text can be
     encoded), then characters and merges, and last, as in llava-hf, `<image>` and `<pad>`. Words never
-    merge across spaces, digits or punctuation, but "top-left" is one word.
+    merge across spaces, digits or punctuation, but "top-left" is one word. Every text starts with `<s>`.
     """
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     trained.pre_tokenizer = pre_tokenizers.Sequence(
@@ -35,7 +35,9 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> LlamaToken
     trained.train_from_iterator((" " + text for text in corpus), trainer)
     vocab = trained.get_vocab(with_added_tokens=True)
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, model_max_length=2048)
+    tokenizer = LlamaTokenizer(
+        vocab=vocab, merges=merges, legacy=False, add_bos_token=True, model_max_length=2048
+    )
     tokenizer.padding_side = "right"
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "<pad>"})
     return tokenizer

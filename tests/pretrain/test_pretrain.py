@@ -1,5 +1,6 @@
 """How the bases are made: each ingredient does what its docstring says, on a few steps."""
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
 
+from minillava.conversation import encode
 from minillava.pretrain import clip, corpus, language
-from minillava.pretrain.induction import LOOK_BACK, start_with_induction
+from minillava.pretrain.head_start import LOOKS, MATCHING, start_with_lookup
 from minillava.pretrain.loop import Schedule, fit
 from minillava.pretrain.muon import orthogonalize
+from minillava.pretrain.notes import notes
 from minillava.pretrain.probe import hard_negatives, linear_probes, zero_shot
 from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.toybox import language as words
@@ -42,6 +45,15 @@ def test_ids_are_laid_out_as_in_llama(toybox_tokenizer):
     assert toybox_tokenizer.pad_token == "<pad>"
 
 
+def test_every_text_starts_with_bos_as_in_llama(toybox_tokenizer, tmp_path):
+    toybox_tokenizer.save_pretrained(tmp_path)
+    for tokenizer in (toybox_tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        row = encode(corpus.conversation(0, seed=0), tokenizer, has_image=False)
+        assert row.input_ids[0] == tokenizer.bos_token_id and row.input_ids.count(1) == 1
+        ids, labels = language.chat_sample(1, 2, tokenizer)
+        assert ids[0] == 1 and tokenizer.decode(ids[1:]).startswith("USER:") and len(ids) == len(labels)
+
+
 def test_a_trained_tokenizer_comes_back_the_same(toybox_tokenizer, tmp_path):
     toybox_tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
@@ -63,23 +75,59 @@ def test_orthogonalize_flattens_the_singular_values():
         assert values.min() > 0.5 and values.max() < 1.4
 
 
-def test_the_induction_start_looks_back_and_finds_what_followed():
+def told_and_asked(tokenizer, split="val", objects=4):
+    """Ids of scenes told in sentences and then "red object color"; where the sentence meant lies."""
+    for index in range(400):
+        scene = records.scene(split, index)
+        colors = [thing.color for thing in scene.objects]
+        if len(scene.objects) != objects or len(set(colors)) != objects:
+            continue
+        ids, spans = [tokenizer.bos_token_id], []
+        for thing in scene.objects:
+            sentence = f"At the {thing.place} is a {thing.size} {thing.color} {thing.shape}."
+            start = len(ids)
+            ids += tokenizer(sentence, add_special_tokens=False).input_ids
+            spans.append((start, len(ids)))
+        for color, span in zip(colors, spans, strict=True):
+            yield ids + tokenizer(color, add_special_tokens=False).input_ids, spans[-1][1], span
+
+
+def test_the_head_start_looks_back_and_finds_the_sentence_of_a_word(toybox_tokenizer):
     torch.manual_seed(0)
-    model = language.build_language_model(704, pad=0)
-    start_with_induction(model)
+    vocab = -(-len(toybox_tokenizer) // 64) * 64
+    model = language.build_language_model(vocab, toybox_tokenizer.pad_token_id)
+    start_with_lookup(model)
     model.set_attn_implementation("eager")
-    piece = torch.randint(300, 600, (4, 20))
-    filler = torch.randint(300, 600, (4, 6))
-    ids = torch.cat([torch.ones(4, 1, dtype=torch.long), piece, filler, piece], dim=1)
-    with torch.no_grad():
-        first, second = model(ids, output_attentions=True).attentions[:2]
-    rows = torch.arange(6, ids.shape[1])
-    for head, back in enumerate(LOOK_BACK):
-        assert first[:, head, rows, rows - back].mean() > 0.7
-    # The second time round, row t looks at what followed the same word: 20 + 6 - 1 positions back.
-    again = torch.arange(1 + 20 + 6, ids.shape[1])
-    found = second[:, 0, again, again - 25].mean()
-    assert found > 5 / len(ids[0])
+    shares = []
+    for ids, told, (start, end) in itertools.islice(told_and_asked(toybox_tokenizer), 60):
+        with torch.no_grad():
+            first, second = model(torch.tensor([ids]), output_attentions=True).attentions[:2]
+        for third, look in enumerate(LOOKS):
+            rows = torch.arange(12, told)
+            back = torch.arange(12)
+            looked = first[0, 2 * third, rows[:, None], rows[:, None] - back].mean(0)
+            mean = (looked * back).sum() / looked.sum()
+            assert looked.sum() > 0.8 and abs(mean - look.back) < 1.5, (look, looked)
+        row = second[0, :MATCHING, -1]
+        shares.append(row[:, start:end].sum(1) / row[:, 1:told].sum(1))
+    assert torch.stack(shares).mean() > 0.4  # by chance it would be a quarter
+
+
+def test_notes_are_true_and_only_their_answers_are_learned(toybox_tokenizer):
+    for index in range(30):
+        told, pairs = notes(index, seed=303, most=5)
+        scene = records.scene("train", index, seed=303)
+        assert all(thing.shape in told and thing.place in told for thing in scene.objects)
+        assert len(dict(pairs)) == len(pairs) > 5
+        for asked, answer in pairs:
+            if asked.startswith("number "):
+                word = asked.split()[1]
+                shown = [t for t in scene.objects if word in (t.color, words.PLURAL[t.shape], "objects")]
+                assert len(shown) == int(answer)
+        ids, labels = language.note_sample(index, 5, toybox_tokenizer)
+        learned = [label for label in labels if label != -100]
+        replies = toybox_tokenizer([answer for _, answer in pairs], add_special_tokens=False).input_ids
+        assert learned == [token for reply in replies for token in reply] and ids[0] == 1
 
 
 def test_repeats_label_what_can_be_copied():
@@ -95,7 +143,7 @@ def test_repeats_label_what_can_be_copied():
 
 def test_next_token_loss_is_that_of_transformers(toybox_tokenizer):
     torch.manual_seed(0)
-    model = language.build_language_model(704, toybox_tokenizer.pad_token_id)
+    model = language.build_language_model(1280, toybox_tokenizer.pad_token_id)
     samples = [language.repeats(list(range(300, 400)), 1, random.Random(s), 12) for s in range(2)]
     ours = language.next_token_loss(model, samples)
     counts = [sum(label != -100 for label in labels) for _, labels in samples]
@@ -109,7 +157,7 @@ def test_next_token_loss_is_that_of_transformers(toybox_tokenizer):
 def test_answers_counts_whole_answers(toybox_tokenizer):
     """A model that knows nothing scores nothing; every type is there."""
     torch.manual_seed(0)
-    model = language.build_language_model(704, toybox_tokenizer.pad_token_id).eval()
+    model = language.build_language_model(1280, toybox_tokenizer.pad_token_id).eval()
     scores = language.answers(model, toybox_tokenizer, "val", 12)
     assert scores["all"] < 0.05 and set(scores) == {"all", *words.TYPES}
 
@@ -156,15 +204,17 @@ def test_hard_negatives_are_false_and_one_word_away():
         assert 1 <= len(differing) <= 2  # "a" may become "an"
 
 
-def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(clip, "BATCH", 8)
-    phases = tuple(replace(phase, schedule=Schedule(2)) for phase in clip.PHASES)
+def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path):
+    phases = tuple(
+        replace(phase, schedule=Schedule(2), scenes=4, mix=tuple((one, 1) for one, _ in phase.mix))
+        for phase in clip.PHASES
+    )
     clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, phases)
     tower = CLIPModel.from_pretrained(tmp_path / "clip")
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1
     assert len(linear_probes(tower, 12)) == 7
-    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, repeat_steps=2, chat_steps=2)
+    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, note_steps=2, chat_steps=2)
     LlamaForCausalLM.from_pretrained(tmp_path / "lm")
     for folder, measured in (("clip", "right caption among 8"), ("lm", "told scenes: all")):
         card = (tmp_path / folder / "README.md").read_text()

@@ -1,0 +1,52 @@
+"""Notes: a told scene and many facts about it in shorthand, the first text that tiny-Vicuna reads.
+
+"At the top is a large red star. ... star color red. number stars 1. red object place top." A chat spends
+a dozen tokens on a question and learns from one or two of them; a note spends three or four. And what a
+note asks about stands right before what it asks for, so that looking it up is all there is to learn.
+"""
+
+import random
+from dataclasses import replace
+
+from minillava.toybox import language, records
+from minillava.toybox.scene import COLORS, Plan, Scene
+from minillava.toybox.shapes import SHAPES
+
+SHORTHAND: dict[str, tuple[str, ...]] = {
+    "color": ("{x} color",),
+    "shape": ("{x} shape",),
+    "size": ("{x} size",),
+    "place": ("{x} place",),
+    "exist": ("{x} there",),
+    "relation": ("{x} {relation} {y}",),
+    "count": ("number {x}",),
+}
+"""The questions of `toybox.language` in shorthand."""
+
+FACTS = 28
+"""The most notes about one scene."""
+
+
+def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
+    """Further questions how many: of a color and a shape that are there, and of one value drawn from all."""
+    thing = rng.choice(scene.objects)
+    asked = []
+    for value in (thing.color, thing.shape, rng.choice((*COLORS, *SHAPES))):
+        number = sum(value in (other.color, other.shape) for other in scene.objects)
+        about = replace(scene, plan=Plan(value, number, len(scene.objects)))
+        asked += language.questions(about, rng, templates=SHORTHAND, types=("count",))
+    return asked
+
+
+def notes(index: int, seed: int, most: int) -> tuple[str, list[tuple[str, str]]]:
+    """Training scene `index` told in words, and up to FACTS different (question, answer) pairs about it."""
+    rng = random.Random(f"notes/{seed}/{index}")
+    scene = records.scene("train", index, seed=seed, most=most)
+    told = language.telling(scene, rng) if rng.random() < 0.7 else language.caption(scene)
+    asked = {}
+    for _ in range(4):
+        for question in language.questions(scene, rng, FACTS, SHORTHAND) + counts(scene, rng):
+            asked[question.text] = question.answer
+    pairs = list(asked.items())[:FACTS]
+    rng.shuffle(pairs)
+    return told, pairs
