@@ -33,6 +33,15 @@ class WholeFile(TorchCheckpointIO):
             flush(new)
             os.replace(new, path)
 
+    def load_checkpoint(self, path: str | Path, *args, **options) -> dict[str, Any]:
+        """Raises ValueError for a folder of shards."""
+        if Path(path).is_dir():
+            raise ValueError(
+                f"{path} was made by fsdp2, in shards: go on with that strategy, on any number of devices, "
+                "or start anew in another run folder."
+            )
+        return super().load_checkpoint(path, *args, **options)
+
 
 def write_whole(path: Path, text: str) -> None:
     """A text file that is the old one or the new one, whenever it is read."""

@@ -25,7 +25,7 @@ MIXED = {"stage": {"precision": "bf16-mixed"}}
 def launch(folder, *jobs):
     """The jobs one after the other, in processes of their own: Lightning starts the second of two."""
     command = [sys.executable, processes.__file__, folder, json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -110,7 +110,7 @@ def test_two_processes_end_with_the_weights_of_one(runs, strategy):
     found, expected = weights(runs, strategy), weights(runs, "one")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
     assert checkpoints.load(runs / strategy).num_image_tokens == 16
 
 

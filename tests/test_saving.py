@@ -43,6 +43,12 @@ def test_a_save_replaces_what_a_killed_one_left(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_shards_are_not_taken_for_a_file(tmp_path):
+    folder_of(tmp_path / "last.ckpt", "shard")
+    with pytest.raises(ValueError, match="last.ckpt was made by fsdp2"):
+        WholeFile().load_checkpoint(tmp_path / "last.ckpt")
+
+
 def folder_of(path: Path, content: str) -> Path:
     path.mkdir()
     (path / "shard").write_text(content)
