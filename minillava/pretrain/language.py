@@ -128,8 +128,17 @@ def chat_sample(index: int, most: int, tokenizer) -> Sample:
     return [row.input_ids[0], *row.input_ids[start:]], [row.labels[0], *row.labels[start:]]
 
 
+def retelling_sample(index: int, tokenizer) -> Sample:
+    """Scene `index` told in any order, then its dense caption: plain text, as stage 1 will want it."""
+    scene = records.scene("train", index, seed=404)
+    told = f"{language.telling(scene, random.Random(f'retelling/{index}'))}\n"
+    ids = tokenizer(told + language.caption(scene)).input_ids + [tokenizer.eos_token_id]
+    start = len(tokenizer(told).input_ids)
+    return ids, [IGNORE_INDEX] * start + ids[start:]
+
+
 def pretrain_language(
-    folder: Path, tokenizer, note_steps: int = 600, chat_steps: int = 1500, seed: int = 0
+    folder: Path, tokenizer, note_steps: int = 1200, chat_steps: int = 1500, seed: int = 0
 ) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with tokenizer and card.
 
@@ -148,8 +157,9 @@ def pretrain_language(
     def chatting(step: int) -> Tensor:
         rng = random.Random(f"chat/{seed}/{step}")
         chats = [chat_sample(step * 12 + i, MAX_OBJECTS, tokenizer) for i in range(12)]
+        plain = [retelling_sample(step * 2 + i, tokenizer) for i in range(2)]
         copies = [repeats(words, bos, rng, 32) for _ in range(2)]
-        return next_token_loss(model, chats) + 0.5 * next_token_loss(model, copies)
+        return next_token_loss(model, chats + plain) + 0.5 * next_token_loss(model, copies)
 
     def watch(step: int) -> str:
         model.eval()

@@ -9,7 +9,7 @@ import random
 from dataclasses import replace
 
 from minillava.toybox import language, records
-from minillava.toybox.scene import COLORS, Plan, Scene
+from minillava.toybox.scene import COLORS, PLACES, Plan, Scene
 from minillava.toybox.shapes import SHAPES
 
 SHORTHAND: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ SHORTHAND: dict[str, tuple[str, ...]] = {
 }
 """The questions of `toybox.language` in shorthand."""
 
-FACTS = 28
+FACTS = 36
 """The most notes about one scene."""
 
 
@@ -38,14 +38,39 @@ def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
     return asked
 
 
+def comparisons(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """Steps towards relations between objects: "top left of right yes", "red star above bottom no".
+
+    To compare two objects, both have to be found, and their places compared; yes and no are as frequent, so
+    either half alone teaches nothing. Places named outright teach to compare.
+    """
+    asked = []
+    for _ in range(3):
+        thing = rng.choice(scene.objects)
+        one, other = (replace(thing, place=rng.choice(PLACES)) for _ in range(2))
+        name = language.reference(scene, thing, "place", rng, by_place=False)
+        for first, said in ((one, one.place), (thing, name)):
+            relation = rng.choice(tuple(language.RELATIONS))
+            if said and first.place != other.place:
+                true = language.RELATIONS[relation](first, other)
+                asked.append((f"{said} {relation} {other.place}", "yes" if true else "no"))
+    return asked
+
+
 def notes(index: int, seed: int, most: int) -> tuple[str, list[tuple[str, str]]]:
     """Training scene `index` told in words, and up to FACTS different (question, answer) pairs about it."""
     rng = random.Random(f"notes/{seed}/{index}")
     scene = records.scene("train", index, seed=seed, most=most)
     told = language.telling(scene, rng) if rng.random() < 0.7 else language.caption(scene)
     asked = {}
-    for _ in range(4):
-        for question in language.questions(scene, rng, FACTS, SHORTHAND) + counts(scene, rng):
+    for _ in range(2):
+        # Relations compare two objects and are learned last: they are asked about twice as often.
+        asked |= dict(comparisons(scene, rng))
+        for question in [
+            *language.questions(scene, rng, FACTS, SHORTHAND),
+            *language.questions(scene, rng, FACTS, SHORTHAND, types=("relation",)),
+            *counts(scene, rng),
+        ]:
             asked[question.text] = question.answer
     pairs = list(asked.items())[:FACTS]
     rng.shuffle(pairs)
