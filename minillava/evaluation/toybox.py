@@ -154,7 +154,18 @@ def _table(rows: list[dict], given: list[str]) -> dict[str, list[float]]:
         plain = [value for title, values in group.items() if ": " not in title for value in values]
         table[domain if kind == "questions" else f"{domain}, {kind}"] = plain
         table |= group
+        if kind == "dialogue":
+            table[f"{kind}: all turns right"] = _whole(rows, given, domain)
     return table
+
+
+def _whole(rows: list[dict], given: list[str], domain: str) -> list[float]:
+    """For each dialogue of a domain, whether every turn was answered rightly."""
+    right: dict[str, float] = defaultdict(lambda: 1.0)
+    for row, reply in zip(rows, given, strict=True):
+        if (row["domain"], row["kind"]) == (domain, "dialogue"):
+            right[row["id"].rsplit("/", 2)[0]] *= score(row["measure"], reply, row["answer"])[""]
+    return list(right.values())
 
 
 def held_out(split: str | datasets.Dataset = "test") -> datasets.Dataset:

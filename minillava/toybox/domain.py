@@ -20,6 +20,9 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 CHOICE = "Answer with the option's letter from the given choices directly."
 """LLaVA-1.5's format prompt for multiple choice (P2 table 7), appended to a question after a newline."""
 
+DESCRIBE = "Describe the picture in detail."
+"""Asks for the dense caption: the counterpart of LLaVA's detailed descriptions."""
+
 LETTERS = "ABCDE"
 """Names of the options, as in ScienceQA (llava/eval/eval_science_qa.py)."""
 

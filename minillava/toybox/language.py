@@ -78,7 +78,7 @@ def captions(scene: Scene) -> list[str]:
 # --- Referring to an object --------------------------------------------------------------------
 
 
-def _reference(
+def reference(
     scene: Scene, thing: Object, hidden: str, rng: random.Random, by_place: bool = True
 ) -> str | None:
     """Words that fit `thing` alone and do not tell its `hidden` attribute, or None if there are none."""
@@ -128,11 +128,11 @@ PARAPHRASES: dict[str, tuple[str, ...]] = {
 def _attribute(name: str) -> Callable:
     def ask(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Question | None:
         thing = rng.choice(scene.objects)
-        reference = _reference(scene, thing, name, rng, by_place=name != "place")
-        if reference is None:
+        words = reference(scene, thing, name, rng, by_place=name != "place")
+        if words is None:
             return None
-        text = rng.choice(templates).format(x=reference)
-        return Question(name, text, getattr(thing, name), (thing,), (reference,))
+        text = rng.choice(templates).format(x=words)
+        return Question(name, text, getattr(thing, name), (thing,), (words,))
 
     return ask
 
@@ -171,7 +171,7 @@ def _exist(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Ques
     return Question("exist", text, "yes" if wanted else "no", evidence)
 
 
-_RELATIONS: dict[str, Callable[[Object, Object], bool]] = {
+RELATIONS: dict[str, Callable[[Object, Object], bool]] = {
     "left of": lambda a, b: a.column < b.column,
     "right of": lambda a, b: a.column > b.column,
     "above": lambda a, b: a.row < b.row,
@@ -184,16 +184,16 @@ def _relation(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Q
     if len(scene.objects) < 2:
         return None
     one, other = rng.sample(scene.objects, 2)
-    relation = rng.choice(tuple(_RELATIONS))
+    relation = rng.choice(tuple(RELATIONS))
     wanted = rng.random() < 0.5
-    if not _RELATIONS[relation](one, other):
+    if not RELATIONS[relation](one, other):
         one, other = other, one
-    if not _RELATIONS[relation](one, other):
+    if not RELATIONS[relation](one, other):
         return None
     if not wanted:
         one, other = other, one
-    x = _reference(scene, one, "place", rng, by_place=False)
-    y = _reference(scene, other, "place", rng, by_place=False)
+    x = reference(scene, one, "place", rng, by_place=False)
+    y = reference(scene, other, "place", rng, by_place=False)
     if x is None or y is None:
         return None
     text = rng.choice(templates).format(x=x, y=y, relation=relation)

@@ -11,19 +11,16 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from minillava.toybox import domain, mix
-from minillava.toybox.domain import Domain, Question
+from minillava.toybox.domain import DESCRIBE, Domain, Question
 from minillava.toybox.mix import STAGE_1, STAGE_2, Table
 from minillava.toybox.scene import MAX_OBJECTS, Scene
 from minillava.toybox.scenes import SCENES, scenes
 
-DESCRIBE = "Describe the picture in detail."
-"""Asks for the dense caption: the counterpart of LLaVA's detailed descriptions."""
-
 TURNS = 12
 """The most questions about one picture in one training conversation."""
 
-ASKED = 8
-"""The most short questions about one held-out picture, each asked on its own."""
+ASKED = {"questions": 8, "dialogue": 4, "reasoning": 2, "region": 2, "choice": 1}
+"""The most questions of a kind about one held-out picture; of other kinds, all that there are."""
 
 SPLITS = domain.splits(SCENES)
 """Splits of scenes: `test` is i.i.d.; the last three each change one thing: the wording, the color-shape
@@ -57,14 +54,15 @@ short_answers = domain.pairs
 def record(one: Domain, kind: str, split: str, index: int, seed: int = 0) -> dict:
     """One training record about specimen `index` of a domain's split; for kinds see `mix.Share`.
 
+    A picture that gives no conversation of the kind is asked the domain's own questions.
     Raises ValueError for a split or kind that the domain does not have.
     """
     made, shown = domain.specimen(one, split, index, seed), kind != "text"
     if kind == "detail":
         pairs = [(DESCRIBE, one.captions(made)[0])]
     else:
-        asked = domain.conversation(one, kind if shown else "questions", split, index, seed)
-        pairs = domain.pairs(asked[:TURNS])
+        asked = domain.conversation(one, kind, split, index, seed) if kind != "text" else []
+        pairs = domain.pairs((asked or domain.questions(one, split, index, seed))[:TURNS])
     if not shown:
         rng = random.Random(f"toybox/{seed}/{split}/{index}/told")
         told = one.telling(made, rng) if one.telling else one.captions(made)[0]
@@ -95,33 +93,43 @@ def instruction_record(split: str, index: int, seed: int = 0, table: Table = STA
 def evaluation_records(split: str, pictures: int, seed: int = 0, one: Domain = SCENES) -> Iterator[dict]:
     """One record per question about `pictures` pictures of a domain, each asked on its own.
 
-    Multiple choice is asked under every rotation of its options. Beside LLaVA's fields stand `domain`,
-    `kind` (of conversation), `type`, `measure`, `question`, `answer`, the `boxes` (pixels) that the answer
-    rests on with the words that refer to them, and what LLaVA gave GPT-4: `captions` and `instances`.
+    Multiple choice is asked under every rotation of its options, and a turn of a dialogue after the turns
+    before it, rightly answered, which then stand in `question` as the v1 template writes them. Beside
+    LLaVA's fields stand `domain`, `kind` (of conversation), `type`, `measure`, `question`, `answer`, the
+    `boxes` (pixels) that the answer rests on with the words that refer to them, and what LLaVA gave GPT-4:
+    `captions` and `instances`.
     """
     for index in range(pictures):
         made = domain.specimen(one, split, index, seed)
         image = _png(one.draw(made))
-        asked = [("questions", q) for q in domain.questions(one, split, index, seed)[:ASKED]]
-        for kind in one.conversations:
-            asked += [(kind, q) for q in domain.conversation(one, kind, split, index, seed)]
-        for number, (kind, first) in enumerate(asked):
-            for turn, question in enumerate(first.rotations()):
-                yield {
-                    "id": f"toybox/{one.name}/{split}/{seed}/{index}/{number}/{turn}",
-                    "image": image,
-                    "conversations": turns(domain.pairs([question]), image=True),
-                    "domain": one.name,
-                    "kind": kind,
-                    "type": question.type,
-                    "measure": "letter" if question.options else question.measure,
-                    "question": question.human(),
-                    "answer": question.gpt(),
-                    "boxes": [list(thing.box) for thing in question.objects],
-                    "references": list(question.references),
-                    "captions": one.captions(made),
-                    "instances": domain.instances(one, made),
-                }
+        for kind, before, number, turn, question in _asked(one, split, index, seed):
+            pairs = domain.pairs([*before, question])
+            told = [f"{human} ASSISTANT: {gpt}</s>USER: " for human, gpt in pairs[:-1]]
+            yield {
+                "id": f"toybox/{one.name}/{split}/{seed}/{index}/{kind}/{number}/{turn}",
+                "image": image,
+                "conversations": turns(pairs, image=True),
+                "domain": one.name,
+                "kind": kind,
+                "type": question.type,
+                "measure": "letter" if question.options else question.measure,
+                "question": "".join(told) + pairs[-1][0],
+                "answer": question.gpt(),
+                "boxes": [list(thing.box) for thing in question.objects],
+                "references": list(question.references),
+                "captions": one.captions(made),
+                "instances": domain.instances(one, made),
+            }
+
+
+def _asked(one: Domain, split: str, index: int, seed: int) -> Iterator[tuple]:
+    """Kind, the turns before it, number, rotation and question of all that is asked about a picture."""
+    for kind in ("questions", *one.conversations):
+        asked = domain.conversation(one, kind, split, index, seed)[: ASKED.get(kind)]
+        for number, question in enumerate(asked):
+            before = asked[:number] if kind == "dialogue" else []
+            for turn, rotated in enumerate(question.rotations()):
+                yield kind, before, number, turn, rotated
 
 
 def _png(picture: Image.Image) -> dict:

@@ -6,8 +6,14 @@ What a scene is stands in `scene.py`, its pixels in `draw.py`, its words and sho
 import random
 
 from minillava.toybox import language
+from minillava.toybox.choices import choices
+from minillava.toybox.descriptions import description
+from minillava.toybox.dialogue import dialogue
 from minillava.toybox.domain import Domain, Question
 from minillava.toybox.draw import draw
+from minillava.toybox.pope import pope
+from minillava.toybox.reasoning import reasoning
+from minillava.toybox.regions import regions
 from minillava.toybox.scene import (
     COLORS,
     MAX_OBJECTS,
@@ -65,6 +71,14 @@ def scenes(most: int = MAX_OBJECTS) -> Domain[Scene]:
         questions=_questions,
         types=tuple(language.TYPES),
         telling=language.telling,
+        conversations={
+            "description": description,
+            "dialogue": dialogue,
+            "reasoning": reasoning,
+            "choice": choices,
+            "pope": pope,
+            "region": regions,
+        },
     )
 
 

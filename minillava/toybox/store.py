@@ -78,13 +78,13 @@ def held_out(split: str, seed: int = 0) -> datasets.Dataset:
 def freeze(file: Path, split: str = "test") -> None:
     """Write a split's questions as the shipped evaluation set is: `data/toybox-eval.parquet`.
 
-    Its pictures are WebP without loss, which takes half of PNG's space and a second of one's time each.
+    Its pictures are WebP without loss, which takes half the space of PNG.
     """
     rows = held_out(split).to_list()
     packed = {row["image"]["bytes"]: b"" for row in rows}
     for png in tqdm(packed, desc="packing", unit=" pictures"):
         buffer = io.BytesIO()
-        Image.open(io.BytesIO(png)).save(buffer, format="WEBP", lossless=True, method=6, quality=100)
+        Image.open(io.BytesIO(png)).save(buffer, format="WEBP", lossless=True, method=4, quality=100)
         packed[png] = buffer.getvalue()
     for row in rows:
         row["image"] = {"bytes": packed[row["image"]["bytes"]], "path": None}

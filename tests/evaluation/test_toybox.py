@@ -43,12 +43,12 @@ def test_answers_are_compared_as_vqa_does(questions):
         def answer_batch(self, images, questions, **_):
             return [f"The {a.upper()}." for a in super().answer_batch(images, questions)]
 
-    assert evaluate(Loud(questions), questions).accuracy["sighted"]["all"] == 1
+    assert evaluate(Loud(questions), questions).accuracy["sighted"]["scenes"] == 1
 
 
 def test_types_and_limit_choose_questions(questions):
     report = evaluate(Knowing(questions), questions, types=["color", "count"], limit=5)
-    assert set(report.counts) <= {"all", "color", "count"} and report.counts["all"] == 5
+    assert set(report.counts) <= {"all", "scenes", "color", "count"} and report.counts["all"] == 5
 
 
 def test_what_is_unknown_is_named_with_the_choice(questions):

@@ -67,8 +67,8 @@ def test_answers_are_true(sample):
                 assert int(question.answer) == len(question.objects)
             case "relation":
                 one, other = question.objects
-                relation = next(r for r in language._RELATIONS if f" {r} " in question.text)
-                true = language._RELATIONS[relation](one, other)
+                relation = next(r for r in language.RELATIONS if f" {r} " in question.text)
+                true = language.RELATIONS[relation](one, other)
                 assert (question.answer == "yes") == true
         for thing in question.objects:
             assert thing in scene.objects

@@ -54,8 +54,10 @@ def test_evaluation_rows_say_what_the_answer_rests_on():
     rows = list(records.evaluation_records("test", 3))
     assert len({row["id"] for row in rows}) == len(rows)
     for row in rows:
-        assert row["conversations"][0]["value"] == f"<image>\n{row['question']}"
-        assert row["conversations"][1]["value"] == row["answer"]
+        *before, human, gpt = (turn["value"] for turn in row["conversations"])
+        assert f"<image>\n{row['question']}".endswith(human) and gpt == row["answer"]
+        assert all(text.removeprefix("<image>\n") in row["question"] for text in before)
+        assert bool(before) <= (row["kind"] == "dialogue")
         for x1, y1, x2, y2 in row["boxes"]:
             assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96
         assert all(0 <= v <= 1 for i in row["instances"] for v in i["bbox"])
