@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,15 +61,32 @@ class Stopped(Exception):
 def find(name: str) -> Exercise:
     """The exercise of that name; ValueError, with those there are, if there is none."""
     lesson, _, title = name.partition(".")
+    exercises = of_lesson(lesson)
+    if title not in exercises:
+        raise ValueError(f"Lesson {lesson} has the exercises {', '.join(exercises)}, not {title!r}.")
+    return exercises[title]
+
+
+def of_lesson(lesson: str) -> dict[str, Exercise]:
+    """Lesson "03"'s exercises by name; ValueError if it has none."""
     try:
-        exercises = import_module(f"minillava.course.lesson{lesson}").EXERCISES
+        return import_module(f"minillava.course.lesson{lesson}").EXERCISES
     except ModuleNotFoundError as error:
         raise ValueError(
             f"There are no exercises of lesson {lesson!r}: a name looks like '03.splice'."
         ) from error
-    if title not in exercises:
-        raise ValueError(f"Lesson {lesson} has the exercises {', '.join(exercises)}, not {title!r}.")
-    return exercises[title]
+
+
+def lessons() -> list[str]:
+    """The lessons that have exercises, "00" first."""
+    return sorted(path.stem.removeprefix("lesson") for path in Path(__file__).parent.glob("lesson[0-9]*.py"))
+
+
+def answers(lesson: str) -> str:
+    """All of a lesson's exercises and the code that solves them, as Markdown; ValueError as `of_lesson`."""
+    solved = of_lesson(lesson).items()
+    parts = [f"### {lesson}.{name}\n{one.statement}\n\n```python\n{source(one)}\n```" for name, one in solved]
+    return "\n\n".join([f"## Lesson {lesson}", *parts])
 
 
 def exercise(name: str) -> Markdown:

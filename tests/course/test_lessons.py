@@ -16,6 +16,8 @@ LESSONS = [
     for path in sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
     if (Path(course.__file__).parent / f"lesson{path.name[:2]}.py").is_file()
 ]
+FIRST = "00"
+"""A first meeting is short: fewer questions and exercises, and nothing to break yet."""
 
 
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
@@ -52,10 +54,10 @@ def test_cells_are_short_and_prose_is_neither_thin_nor_thick(lesson):
 
 
 def test_it_asks_first_breaks_something_and_ends_with_sources(lesson):
-    _, cells = lesson
+    number, cells = lesson
     prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert sum("**Predict first:**" in text for text in prose) >= 4
-    assert any("## Break it" in text for text in prose)
+    assert sum("**Predict first:**" in text for text in prose) >= (2 if number == FIRST else 4)
+    assert number == FIRST or any("## Break it" in text for text in prose)
     assert "## Takeaways" in prose[-1] and "arXiv" in prose[-1]
 
 
@@ -66,7 +68,7 @@ def test_it_states_and_checks_each_of_its_exercises_once(lesson):
     for verb in ("exercise", "check"):
         found = [call.args[0].value for source in code(cells) for call in calls(source, verb)]
         assert sorted(found) == sorted(wanted)
-    assert 3 <= len(wanted) <= 4
+    assert len(wanted) in ((1, 2) if number == FIRST else (3, 4))
 
 
 def test_its_stubs_are_unfinished_and_take_what_the_solutions_take(lesson):

@@ -1,0 +1,104 @@
+"""Exercises of lessons 00 and 07: typical mistakes are explained, and solutions do what the package does."""
+
+import numpy as np
+import pytest
+
+from minillava.course import lesson00, lesson07
+from minillava.course.__main__ import main
+from minillava.course.exercises import find, lessons, source, verdict
+from minillava.grounding import chosen_elsewhere, pointing, truth
+from minillava.images import PatchGeometry
+from minillava.toybox.language import SHORT_ANSWER
+
+
+def stretched(row, column, width, height, grid):
+    x, y = column * width / grid, row * height / grid
+    return x, y, x + width / grid, y + height / grid
+
+
+def with_margin(row, column, width, height, grid):
+    step = max(width, height) / grid
+    return column * step, row * step, (column + 1) * step, (row + 1) * step
+
+
+def turned(*given):
+    x1, y1, x2, y2 = lesson07.to_picture(*given)
+    return y1, x1, y2, x2
+
+
+def at_home(scores):
+    one, two = scores[0::2].mean(0), scores[1::2].mean(0)
+    return (one.max() + two.max()) / 2
+
+
+MISTAKES = [
+    ("00.ask", lambda model, picture, color: "star", "never asks"),
+    ("00.ask", lambda model, picture, color: model.answer("What?", picture), "picture first"),
+    ("00.ask", lambda model, picture, color: model.answer(picture, "What shape is red?"), "from `color`"),
+    ("00.ask", lambda model, picture, color: model.answer(picture, f"Is it {color}?"), "not about a shape"),
+    ("00.ask", lambda model, picture, color: model.answer(picture, f"shape of {color}?"), "format prompt"),
+    ("00.ask", lambda m, p, color: m.answer(p, f"shape of {color}? {SHORT_ANSWER}"), "line of its own"),
+    ("00.ask", lambda m, p, color: print(m.answer(p, f"shape {color}?\n{SHORT_ANSWER}")), "not the answer"),
+    ("00.worth", 22, "the shuffled one got 55"),
+    ("00.worth", 74, "come without its picture"),
+    ("07.rows", lambda prompt, answer: list(range(prompt, prompt + answer)), "the answer's own rows"),
+    ("07.rows", lambda prompt, answer: [prompt - 1], "there are three"),
+    ("07.rows", lambda prompt, answer: list(range(prompt - 1, prompt + answer)), "the end"),
+    ("07.points", lambda heat, inside: heat.max() > 0.5, "one strongest patch"),
+    ("07.points", lambda heat, inside: not lesson07.points(heat, inside), "wrong way round"),
+    ("07.points", lambda heat, inside: heat.argmax(), "True or False"),
+    ("07.points", lambda heat, inside: bool(inside[1, 1]), "one map only"),
+    ("07.honest", at_home, "its own best head"),
+    ("07.honest", lambda scores: scores.mean(0).max(), "the very examples"),
+    ("07.honest", lambda scores: scores.mean(0), "one number"),
+    ("07.pixels", stretched, "stretches the grid"),
+    ("07.pixels", with_margin, "take the margin off"),
+    ("07.pixels", turned, "changed places"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), MISTAKES, ids=[f"{n}-{w}" for n, _, w in MISTAKES])
+def test_a_typical_mistake_is_explained(name, answer, words):
+    said = verdict(find(name), answer)
+    assert said.startswith("✗") and words in said, said
+
+
+def test_asking_ends_in_the_format_prompt_that_the_model_was_trained_with():
+    class Model:
+        def answer(self, picture, question):
+            return picture, question
+
+    picture, question = lesson00.ask(Model(), "picture", "blue")
+    assert picture == "picture" and question == f"What shape is the blue object?\n{SHORT_ANSWER}"
+
+
+def test_pointing_and_choosing_are_the_packages():
+    rng = np.random.default_rng(0)
+    covers = rng.random((9, 4, 4))
+    maps = rng.random((9, 6, 4, 4))  # nine examples, six heads
+    scores = np.array([pointing(heads, cover) for heads, cover in zip(maps, covers, strict=True)])
+    ours = [
+        [lesson07.points(heat, truth(c)) for heat in heads] for heads, c in zip(maps, covers, strict=True)
+    ]
+    assert (scores == np.array(ours)).all()
+    halves = chosen_elsewhere(scores[:8])[0]
+    assert lesson07.honest(scores[:8]) == pytest.approx(halves.mean())
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 500), (96, 96)])
+def test_pixels_are_those_of_the_packages_geometry(size):
+    geometry = PatchGeometry(*size, 336, 14, "pad")
+    for patch in ((0, 0), (3, 17), (23, 23)):
+        assert lesson07.to_picture(*patch, *size, 24) == pytest.approx(geometry.box(*patch))
+
+
+def test_all_solutions_are_printed_from_where_they_are_kept(capsys):
+    main(["00", "07"])
+    said = capsys.readouterr().out
+    for lesson in ("00", "07"):
+        for name in __import__(f"minillava.course.lesson{lesson}", fromlist=["EXERCISES"]).EXERCISES:
+            assert f"### {lesson}.{name}\n" in said and source(find(f"{lesson}.{name}")) in said
+    main([])
+    assert capsys.readouterr().out.count("## Lesson ") == len(lessons()) > 2
+    with pytest.raises(ValueError, match="no exercises of lesson '77'"):
+        main(["77"])
