@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 QUIET := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test bases notebooks lab lint doctor
+.PHONY: help install reproduce test offline portable bases notebooks lab lint doctor
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ reproduce: $(INSTALLED) ## both stages on the tiny preset, accuracy and figures 
 test: $(INSTALLED) ## every test and every notebook, offline
 	$(QUIET) $(BIN)/pytest --nbval
 
+offline: $(INSTALLED) ## every notebook with the network cut (Linux)
+	unshare -rn sh -c 'ip link set lo up && exec env $(QUIET) $(BIN)/pytest --nbval notebooks'
+
+portable: $(INSTALLED) ## every notebook on plain CPU instructions, as on another machine
+	ATEN_CPU_CAPABILITY=default $(QUIET) $(BIN)/pytest --nbval notebooks
+
 bases: $(INSTALLED) ## pretrain tiny-Vicuna and tiny-CLIP anew -> runs/bases
 	$(BIN)/minillava pretrain lm
 	$(BIN)/minillava pretrain clip
@@ -33,8 +39,8 @@ bases: $(INSTALLED) ## pretrain tiny-Vicuna and tiny-CLIP anew -> runs/bases
 notebooks: $(INSTALLED) ## build and execute the notebooks from notebooks/source
 	$(QUIET) $(BIN)/python notebooks/build.py
 
-lab: $(INSTALLED) ## open the course
-	$(BIN)/jupyter lab notebooks
+lab: $(INSTALLED) ## open the course in JupyterLab, on lesson 00
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check .

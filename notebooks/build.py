@@ -2,7 +2,8 @@
 
     python notebooks/build.py            build all
     python notebooks/build.py --check    execute nothing; fail if a notebook and its source differ
-    python notebooks/build.py --time     build all, and write how long each took here into timings.json
+    python notebooks/build.py --time     build all, and write how long each took here into timings.json,
+                                         the cards and INSTRUCTORS.md
 
 The percent script is what is edited; the notebook holds its cells and their outputs, normalized so that
 building twice changes nothing: cell ids from their position, no times, no stderr, no widget state.
@@ -23,11 +24,17 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from minillava.course.cards import TIMINGS
+from minillava.course.cards import TIMINGS, minutes
 
 HERE = Path(__file__).resolve().parent
 CELL_SECONDS = 300
 FIGURE_BYTES = 150_000
+PAGE = HERE / "INSTRUCTORS.md"
+BEGIN, END = "<!-- timings: by notebooks/build.py --time -->\n", "<!-- end of timings -->"
+
+
+def sources() -> list[Path]:
+    return sorted((HERE / "source").glob("[0-9]*.py"))
 
 
 def read_source(path: Path) -> nbformat.NotebookNode:
@@ -92,25 +99,63 @@ def record_times(seconds: dict[str, float], file: Path = TIMINGS) -> None:
     file.write_text(json.dumps(timings, indent=1, sort_keys=True) + "\n")
 
 
+def renew_cards() -> None:
+    """Write the measured minutes into the cards of the built notebooks, as executing them would."""
+    for path in sources():
+        target = HERE / f"{path.stem}.ipynb"
+        notebook = nbformat.read(target, as_version=4)
+        for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+            if "**Run All takes**" in output.get("data", {}).get("text/markdown", ""):
+                output.data["text/markdown"] = minutes(path.name[:2])
+        nbformat.write(notebook, target)
+
+
+def timing_table(file: Path = TIMINGS) -> str:
+    """How long "Run All" takes, a row a lesson and a column a machine that was timed, as Markdown."""
+    timings = json.loads(file.read_text()) if file.is_file() else {}
+    if not timings:
+        return "Not timed yet: `python notebooks/build.py --time`.\n"
+    rows = [["lesson", *timings], ["---", *["---:"] * len(timings)]]
+    for path in sources():
+        title = path.read_text().splitlines()[1].removeprefix("# # ")
+        rows.append([title, *(_clock(seconds.get(path.name[:2])) for seconds in timings.values())])
+    rows.append(["all", *(_clock(sum(seconds.values())) for seconds in timings.values())])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _clock(seconds: int | None) -> str:
+    return "" if seconds is None else f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def with_table(page: str, table: str) -> str:
+    """The instructors' page with `table` between its marks. ValueError if it has not both, once each."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE.name} needs the lines {BEGIN.strip()} and {END}, in this order.")
+    return before + begin + table + end + after
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare, execute nothing")
     parser.add_argument(
-        "--time", action="store_true", help="write timings.json; cards show them after a rebuild"
+        "--time", action="store_true", help="write timings.json, the cards and INSTRUCTORS.md"
     )
-    sources = sorted((HERE / "source").glob("[0-9]*.py"))
     options = parser.parse_args()
     if options.check:
-        found = [line for path in sources for line in differences(path)]
+        found = [line for path in sources() for line in differences(path)]
         print("\n".join([*found, "Run `make notebooks`."] if found else ["No drift."]))
         return bool(found)
     seconds = {}
-    for path in sources:
+    for path in sources():
         begun = time.perf_counter()
         print(build(path).name)
         seconds[path.name[:2]] = time.perf_counter() - begun
     if options.time:
         record_times(seconds)
+        renew_cards()
+        PAGE.write_text(with_table(PAGE.read_text(), timing_table()))
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Notebooks are what their sources say, without executing them."""
+"""Notebooks are what their sources say, without executing them; the instructors' page too."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import nbformat
@@ -25,3 +26,38 @@ def test_drift_is_seen(tmp_path, monkeypatch):
     notebook.cells[1].source += "\n# changed"
     nbformat.write(notebook, tmp_path / "00_start_here.ipynb")
     assert build.differences(SOURCES[0]) == ["00_start_here.ipynb: cell 1 differs from its source"]
+
+
+def test_the_instructors_times_are_those_that_were_measured(tmp_path):
+    page = build.PAGE.read_text()
+    assert build.with_table(page, build.timing_table()) == page, "run `python notebooks/build.py --time`"
+    file = tmp_path / "timings.json"
+    assert "build.py --time" in build.timing_table(file)
+    file.write_text(json.dumps({"a laptop": {"00": 61, "03": 9}, "a GPU": {"03": 5}}))
+    head, _, *rows, whole = build.timing_table(file).splitlines()
+    assert head == "| lesson | a laptop | a GPU |" and len(rows) == len(SOURCES)
+    assert rows[0] == "| 00 · Start here: a model that sees, and where it looks | 1:01 |  |"
+    assert rows[3].endswith("| 0:09 | 0:05 |") and whole == "| all | 1:10 | 0:05 |"
+    renewed = build.with_table(page, build.timing_table(file))
+    assert build.with_table(renewed, build.timing_table()) == page
+    with pytest.raises(ValueError, match="end of timings"):
+        build.with_table(page.replace(build.END, ""), "")
+
+
+def test_cards_take_the_minutes_that_were_measured(tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    name = "03_projector"
+    (tmp_path / "source" / f"{name}.py").write_text("")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    before = json.dumps(notebook)
+    nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "minutes", lambda lesson: f"**Run All takes** as long as {lesson}.")
+    build.renew_cards()
+    after = json.dumps(nbformat.read(tmp_path / f"{name}.ipynb", as_version=4))
+    assert "as long as 03." in after and "as long as 03." not in before
+    assert len(json.loads(after)["cells"]) == len(json.loads(before)["cells"])
+
+
+def test_make_lab_opens_the_first_lesson():
+    assert f"jupyter lab notebooks/{SOURCES[0].stem}.ipynb" in (ROOT / "Makefile").read_text()
