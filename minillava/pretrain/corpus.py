@@ -99,11 +99,15 @@ def counts(scene: Scene, rng: random.Random) -> list[Question]:
 
 
 TOLD: Table = (
-    Share(SCENES, "questions", 65),
+    Share(SCENES, "questions", 42),
+    Share(SCENES, "dialogue", 8),
+    Share(SCENES, "reasoning", 8),
+    Share(SCENES, "choice", 6),
+    Share(SCENES, "pope", 4),
     Share(SIGNS, "questions", 8),
-    Share(CREATURES, "questions", 9),
-    Share(LESSONS, "questions", 9),
-    Share(SKETCH, "questions", 9),
+    Share(CREATURES, "questions", 8),
+    Share(LESSONS, "questions", 8),
+    Share(SKETCH, "questions", 8),
 )
 """What the conversations are about. Scenes are the bulk, for most of what binds words is learned there."""
 
@@ -114,10 +118,13 @@ def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
     `most` caps the objects of scenes. Most conversations about scenes ask short questions about a telling
     in free order; some ask for the dense caption, which puts the telling in reading order.
     """
-    one = mix.share(TOLD, "told", index, seed).domain
-    if one is not SCENES:
-        pairs = domain.pairs(domain.questions(one, "train", index, seed))
-        told = one.captions(domain.specimen(one, "train", index, seed))[0]
+    row = mix.share(TOLD, "told", index, seed)
+    one = row.domain
+    if (one, row.kind) != (SCENES, "questions"):
+        asked = domain.conversation(one, row.kind, "train", index, seed)
+        pairs = domain.pairs((asked or domain.questions(one, "train", index, seed))[:QUESTIONS])
+        made, rng = domain.specimen(one, "train", index, seed), random.Random(f"told/{seed}/{index}")
+        told = one.telling(made, rng) if one.telling else one.captions(made)[0]
         return records.turns([(f"{told}\n{pairs[0][0]}", pairs[0][1]), *pairs[1:]], image=False)
     rng = random.Random(f"corpus/{seed}/{index}")
     scene = records.scene("train", index, seed=seed, most=most)

@@ -138,7 +138,7 @@ def retelling_sample(index: int, tokenizer) -> Sample:
 
 
 def pretrain_language(
-    folder: Path, tokenizer, note_steps: int = 1200, chat_steps: int = 1500, seed: int = 0
+    folder: Path, tokenizer, note_steps: int = 1500, chat_steps: int = 1200, seed: int = 0
 ) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with tokenizer and card.
 
@@ -156,10 +156,11 @@ def pretrain_language(
 
     def chatting(step: int) -> Tensor:
         rng = random.Random(f"chat/{seed}/{step}")
-        chats = [chat_sample(step * 12 + i, MAX_OBJECTS, tokenizer) for i in range(12)]
-        plain = [retelling_sample(step * 2 + i, tokenizer) for i in range(2)]
+        samples = [chat_sample(step * 10 + i, MAX_OBJECTS, tokenizer) for i in range(10)]
+        samples += [note_sample(10**6 + step * 4 + i, MAX_OBJECTS, tokenizer) for i in range(4)]
+        samples += [retelling_sample(step * 2 + i, tokenizer) for i in range(2)]
         copies = [repeats(words, bos, rng, 32) for _ in range(2)]
-        return next_token_loss(model, chats + plain) + 0.5 * next_token_loss(model, copies)
+        return next_token_loss(model, samples) + 0.5 * next_token_loss(model, copies)
 
     def watch(step: int) -> str:
         model.eval()

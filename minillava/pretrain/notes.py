@@ -23,7 +23,7 @@ SHORTHAND: dict[str, tuple[str, ...]] = {
 }
 """The questions of `toybox.language` in shorthand."""
 
-FACTS = 36
+FACTS = 40
 """The most notes about one scene."""
 
 
@@ -64,11 +64,11 @@ def notes(index: int, seed: int, most: int) -> tuple[str, list[tuple[str, str]]]
     told = language.telling(scene, rng) if rng.random() < 0.7 else language.caption(scene)
     asked = {}
     for _ in range(2):
-        # Relations compare two objects and are learned last: they are asked about twice as often.
+        # Relations compare two objects and are learned last: they are asked about three times as often.
         asked |= dict(comparisons(scene, rng))
         for question in [
             *language.questions(scene, rng, FACTS, SHORTHAND),
-            *language.questions(scene, rng, FACTS, SHORTHAND, types=("relation",)),
+            *language.questions(scene, rng, FACTS, SHORTHAND, types=("relation",) * 2),
             *counts(scene, rng),
         ]:
             asked[question.text] = question.answer
