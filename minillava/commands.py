@@ -303,18 +303,21 @@ def convert(args: Arguments) -> None:
 
 def toybox(args: Arguments) -> None:
     from minillava.plots import contact_sheet
-    from minillava.toybox import language, records
-    from minillava.toybox.draw import draw
+    from minillava.toybox import domain, mix, records
 
+    domains = {one.name: one for one, _ in mix.HELD_OUT}
+    if args.domain not in domains:
+        raise ValueError(f"Toybox has no domain {args.domain!r}. Choose one of {', '.join(domains)}.")
     if args.number < 1:
         raise ValueError(f"Give a --number of at least 1, not {args.number}.")
-    scenes = [records.scene(args.split, index, args.seed) for index in range(args.number)]
+    one = domains[args.domain]
+    made = [domain.specimen(one, args.split, index, args.seed) for index in range(args.number)]
     for index in range(args.number):
-        record = records.instruction_record(args.split, index, args.seed)
-        print(record["id"], "" if record["image"] else "(text only)")
+        record = records.record(one, "questions", args.split, index, args.seed)
+        print(record["id"])
         for turn in record["conversations"]:
             print(textwrap.indent(f"{turn['from']:>5}: {turn['value']}", "  "))
-    figure = contact_sheet([draw(scene) for scene in scenes], [language.caption(s) for s in scenes])
+    figure = contact_sheet([one.draw(shown) for shown in made], [one.captions(shown)[0] for shown in made])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(figure.png())
     print(f"{args.number} pictures are in {args.out}.")

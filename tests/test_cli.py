@@ -181,7 +181,7 @@ def test_toybox_shows_records_and_leaves_a_sheet(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert main(["toybox", "show", "--number", "2", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "toybox/instruct/train/0/0" in shown and "human: " in shown and "gpt: " in shown
+    assert "toybox/scenes/questions/train/0/0" in shown and "human: " in shown and "gpt: " in shown
     assert Image.open(out).format == "PNG"
     assert "has no split 'nope'" in mistake(capsys, "toybox", "show", "--split", "nope")
 

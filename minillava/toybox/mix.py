@@ -59,7 +59,7 @@ STAGE_2: Table = (
     Share(SKETCH, "text", 5),
 )
 """Scenes are the bulk, as COCO is of LLaVA-1.5's 665K. Text-only records have the share of ShareGPT's there
-(40,688, 6 %), detailed descriptions about that of LLaVA-Instruct (23K of 158K, of which 9 % remain here)."""
+(40,688, 6 %); detailed descriptions have somewhat less than theirs in LLaVA-Instruct (23K of 158K)."""
 
 HELD_OUT: tuple[tuple[Domain, int], ...] = (
     (SCENES, 130),
