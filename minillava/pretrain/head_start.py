@@ -14,8 +14,9 @@ training does the rest. The residual stream begins as three shelves of equal wid
     layer 1  most heads match `word` and `before` with the bags of all earlier positions, and put what lies
              in the bag they find on the shelf `word`, from where the output reads
 
-Measured on told scenes of five objects, after 300 steps of terse questions, one thread: colors 96 % right,
-"is there ..." 90 %; from a start with induction heads, 55 % and 50 %.
+Measured after 300 steps of notes, on told scenes of five objects: 88 % of the notes right. From a start with
+induction heads only, which find what followed a word, it was 55 %, and two objects could not be told apart
+(70 %); that run had only seen scenes of two by then.
 """
 
 import math
