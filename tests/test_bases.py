@@ -125,3 +125,11 @@ def test_base_with_a_missing_weight(bases):
     rewrite(bases[1], lambda t: {k: v for k, v in t.items() if "layers.1.mlp.up" not in k})
     with pytest.raises(ValueError, match="does not fit.*missing_keys.*layers.1.mlp.up_proj"):
         checkpoints.from_bases(*bases)
+
+
+def test_from_bases_trains_as_it_answers(bases):
+    model = checkpoints.from_bases(*bases)
+    ids = torch.randint(3, 40, (2, 9))
+    labels = ids.masked_fill(torch.arange(9) < 5, -100)
+    whole, lean = (model(ids, labels=labels, all_logits=every).loss for every in (True, False))
+    torch.testing.assert_close(lean, whole)
