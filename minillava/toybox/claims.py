@@ -7,6 +7,7 @@ captions can be told apart without.
 
 import random
 from dataclasses import dataclass, replace
+from itertools import product
 
 from minillava.toybox.language import article
 from minillava.toybox.scene import CELL, COLORS, PLACES, SIZES, Object, Scene, trained_kinds
@@ -37,6 +38,12 @@ class Claim:
     def holds(self, scene: Scene) -> bool:
         wanted = [(name, value) for name, value in vars(self).items() if value]
         return any(all(getattr(o, name) == value for name, value in wanted) for o in scene.objects)
+
+
+def claims_of(thing: Object) -> list[str]:
+    """All that can be claimed of one object, in words: every choice of its attributes."""
+    values = [(getattr(thing, name), None) for name in VALUES]
+    return [Claim(*chosen).text() for chosen in product(*values) if any(chosen)]
 
 
 def sample_claim(scene: Scene, rng: random.Random) -> Claim:

@@ -164,6 +164,24 @@ def _captions(creature: Creature) -> list[str]:
     ]
 
 
+def _facts(creature: Creature) -> list[list[str]]:
+    """Animal and toy by color and kind, breed, parts and sides; a part's look is said of the animal too."""
+    c = creature
+    top, tail, coat = c.look
+    crown = f"{top} {TOP_NAMES[c.kind]}"
+    crown, tail = crown if c.kind == "cat" else article(crown), f"a {tail} tail"
+    animal = [article(f"{c.color} {c.kind}"), f"a {c.kind}", f"a {c.breed}", f"a {c.breed} {c.kind}"]
+    animal += [f"it looks {c.facing}", f"the {c.kind} looks {c.facing}", crown, tail, f"it has {coat}"]
+    toy = article(f"{c.toy_color} {c.toy}")
+    return [
+        [f"{crown}, {tail} and {coat}"],
+        animal,
+        [toy, f"a {c.toy}", article(f"{c.toy_color} toy"), f"a toy at the {c.toy_side}"],
+        [crown],
+        [tail],
+    ]
+
+
 _WORDINGS = {
     "kind": (
         ("What animal is in the picture?", "Which animal does the picture show?"),
@@ -240,4 +258,5 @@ CREATURES = Domain(
     things=_things,
     questions=_questions,
     types=tuple(kind for kind in _WORDINGS if kind != "ears"),
+    facts=_facts,
 )

@@ -109,6 +109,8 @@ class Domain(Generic[S]):
         types: the types of its questions, in the order in which tables show them.
         telling: the picture told in words, as text-only conversations begin; the first caption if None.
         conversations: conversations of other kinds, by name: what is asked in them, turn by turn.
+        facts: short true statements, first those about the whole picture, then those about each of its
+            things (which may be none); see `facts`.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Domain(Generic[S]):
     conversations: Mapping[str, Callable[[S, random.Random, bool], list[Question]]] = field(
         default_factory=dict
     )
+    facts: Callable[[S], list[list[str]]] | None = None
 
 
 def splits(domain: Domain) -> tuple[str, ...]:
@@ -177,6 +180,19 @@ def instances(domain: Domain[S], made: S) -> list[dict]:
         {"category": thing.name, "bbox": [round(value / SIZE, 3) for value in thing.box]}
         for thing in domain.things(made)
     ]
+
+
+def facts(domain: Domain[S], made: S) -> list[frozenset[str]]:
+    """Short statements that are true of the picture, then those true of each of its things.
+
+    Whatever is true of a thing is true of the picture. A statement that some picture of the domain has and
+    this one has not is false here, so every specimen says all that can be said in its domain's few forms.
+    A domain without `facts` of its own has the names of its things.
+    """
+    whole, *things = (
+        domain.facts(made) if domain.facts else [[], *([thing.name] for thing in domain.things(made))]
+    )
+    return [frozenset(whole).union(*things), *map(frozenset, things)]
 
 
 def pairs(asked: Sequence[Question]) -> list[tuple[str, str]]:

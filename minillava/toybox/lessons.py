@@ -73,6 +73,10 @@ def _captions(lesson: Lesson) -> list[str]:
     return lesson.topic.captions()
 
 
+def _facts(lesson: Lesson) -> list[list[str]]:
+    return lesson.topic.told()
+
+
 def _questions(lesson: Lesson, rng: random.Random, held_out: bool) -> list[Question]:
     """One fact of each group, in types by turns: no answer can be read off another question."""
     things, groups = _things(lesson), lesson.topic.facts()
@@ -103,4 +107,5 @@ LESSONS = Domain(
     things=_things,
     questions=_questions,
     types=TYPES,
+    facts=_facts,
 )

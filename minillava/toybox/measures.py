@@ -92,6 +92,22 @@ class Beakers:
             f"There is a beaker with {left}.",
         ]
 
+    def told(self) -> list[list[str]]:
+        """Of single particles nothing is said: there are many, and alike."""
+        left, right = self.counts
+        higher = "neither" if left == right else f"the {SIDES[right > left]}"
+        about = []
+        for side, count in zip(SIDES, self.counts, strict=True):
+            inside = plural(count, f"{self.color} particle")
+            about.append(
+                [
+                    plural(count, "particle"),
+                    f"a beaker with {inside}",
+                    f"the {side} beaker has {plural(count, 'particle')}",
+                ]
+            )
+        return [[f"{higher} beaker has the higher concentration"], *about, *[[]] * (left + right)]
+
     def facts(self) -> list[tuple[Fact, ...]]:
         left, right = self.counts
         numbers = tuple(str(n) for n in range(1, max(MOST, left, right) + 1))
@@ -162,6 +178,19 @@ class Thermometers:
             for side, color, degrees in zip(SIDES, self.colors, self.degrees, strict=True)
         ]
         return [" ".join(told), "Two thermometers.", told[1]]
+
+    def told(self) -> list[list[str]]:
+        warmer, colder = SIDES if self.marks[0] > self.marks[1] else SIDES[::-1]
+        about = [
+            [
+                article(f"{color} thermometer"),
+                f"{degrees} degrees",
+                f"{article(color)} thermometer that shows {degrees} degrees",
+                f"the {side} thermometer shows {degrees} degrees",
+            ]
+            for side, color, degrees in zip(SIDES, self.colors, self.degrees, strict=True)
+        ]
+        return [[f"the {warmer} side is warmer", f"heat does flow to the {colder} side"], *about]
 
     def facts(self) -> list[tuple[Fact, ...]]:
         left, right = self.degrees

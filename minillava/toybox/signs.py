@@ -233,6 +233,22 @@ def _captions(sign: Sign) -> list[str]:
 
 _ORDINALS = ("first", "second", "third", "last")
 
+
+def _at(ordinal: str) -> int:
+    return -1 if ordinal == "last" else _ORDINALS.index(ordinal)
+
+
+def _facts(sign: Sign) -> list[list[str]]:
+    """What is written, as a whole and character by character, each with the ordinals that it has."""
+    number = len(sign.text)
+    about: list[list[str]] = [[f"character {c}"] for c in sign.text]
+    for ordinal in _ORDINALS:
+        told = f"the {ordinal} character on the sign"
+        about[_at(ordinal)] += [told, f"{told} is {sign.text[_at(ordinal)]}"]
+    board = [article(f"{sign.color} sign"), f"a sign of {number} characters", f"the sign says {sign.text}"]
+    return [[], board, *about]
+
+
 _WORDINGS = {
     "sign": (("What does the sign say?", "Which text is on the sign?"), ("Read the sign.",)),
     "sign_character": (
@@ -258,7 +274,7 @@ _WORDINGS = {
 def _questions(sign: Sign, rng: random.Random, held_out: bool) -> list[Question]:
     board, *characters = _things(sign)
     ordinal = rng.choice(_ORDINALS)
-    place = -1 if ordinal == "last" else _ORDINALS.index(ordinal)
+    place = _at(ordinal)
     wanted = rng.choice("yn")
     sought = rng.choice(sign.text if wanted == "y" else [c for c in CHARACTERS if c not in sign.text])
     facts = (
@@ -290,4 +306,5 @@ SIGNS = Domain(
     things=_things,
     questions=_questions,
     types=tuple(_WORDINGS),
+    facts=_facts,
 )

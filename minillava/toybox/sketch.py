@@ -180,6 +180,24 @@ def _captions(sketch: Sketch) -> list[str]:
     ]
 
 
+def _facts(sketch: Sketch) -> list[list[str]]:
+    """Of each shape what it is, where, and its numbers in words of their own."""
+    about = []
+    for shape in sketch.shapes:
+        name, n = NAMES[shape.tag], shape.numbers
+        told = [f"a {name}", article(_name(shape)), f"{article(_name(shape))} at the {_place(shape)}"]
+        match shape.tag:
+            case "circle":
+                told += [f"at {n[0]} {n[1]} a circle", f"a circle of radius {n[2]}"]
+            case "rect":
+                told += [f"at {n[0]} {n[1]} a rectangle", f"a rectangle, {n[2]} wide and {n[3]} high"]
+            case "polygon":
+                corners = zip(n[::2], n[1::2], strict=True)
+                told += [f"at {x} {y} the corners of a triangle" for x, y in corners]
+        about.append(told)
+    return [[f"a sketch of {plural(len(about), 'shape')}"], *about]
+
+
 _WORDINGS = {
     "sketch": (
         ("Write the SVG code of the picture.", "Which SVG code draws the picture?"),
@@ -225,4 +243,5 @@ SKETCH = Domain(
     things=_things,
     questions=_questions,
     types=tuple(_WORDINGS),
+    facts=_facts,
 )

@@ -97,6 +97,9 @@ class Topic(Protocol):
     def captions(self) -> list[str]:
         """The first says all; the others leave things out."""
 
+    def told(self) -> list[list[str]]:
+        """Short true statements about the whole, then about each thing (see `domain.facts`)."""
+
     def facts(self) -> list[tuple[Fact, ...]]:
         """All that can be asked; of facts in one group, each gives the others away."""
 
@@ -166,6 +169,18 @@ class Magnets:
         ]
         return [" ".join(told), "Two magnets at the top and two magnets at the bottom.", told[1]]
 
+    def told(self) -> list[list[str]]:
+        about = []
+        for row, p in zip(ROWS, self.pairs, strict=True):
+            apart = "near" if row == self.near else "far"
+            both = [
+                f"at the {row} {p.left} faces {p.right}",
+                f"at the {row} the magnets are {apart}",
+                f"the magnets at the {row} {p.effect}",
+            ]
+            about += [[*both, f"{p.left} faces right"], [*both, f"{p.right} faces left"]]
+        return [[], *about]
+
     def facts(self) -> list[tuple[Fact, ...]]:
         effects = [
             Fact(
@@ -234,6 +249,17 @@ class Chains:
             "Two food chains.",
             f"{meals[1]}.".capitalize(),
         ]
+
+    def told(self) -> list[list[str]]:
+        links, arrows = [], []
+        for row, chain, right in zip(ROWS, self.chains, self.to_right, strict=True):
+            meals = [f"the {animal} eats the {food}" for food, animal in pairwise(chain)]
+            for link, name in enumerate(chain):
+                links.append([f"a {name}", f"a {name} at the {row}", *meals[max(link - 1, 0) : link + 1]])
+            side = SIDES[right]
+            drawn = [[meal, f"an arrow to the {side}", f"at the {row} {meal}"] for meal in meals]
+            arrows += drawn if right else drawn[::-1]
+        return [[], *links, *arrows]
 
     def facts(self) -> list[tuple[Fact, ...]]:
         lecture = "An arrow points from food to the animal that eats it."
