@@ -48,7 +48,7 @@ def write_card(folder: Path, title: str, command: str, history: dict, scores: di
         "It knows that small world and nothing else.\n\n"
         f"| phase | steps | minutes | first loss | last loss |\n|---|---:|---:|---:|---:|\n{phases}\n"
         f"Machine: {machine}; {versions}. Curves: `history.json`.\n\n"
-        f"| measured on held-out scenes | |\n|---|---:|\n{table}\n\n"
+        f"| measured on held-out pictures and tellings | |\n|---|---:|\n{table}\n\n"
         f"`model.safetensors`: {weights.stat().st_size / 1e6:.1f} MB, sha256 `{sha256(weights)}`\n"
     )
     return card

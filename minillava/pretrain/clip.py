@@ -6,7 +6,8 @@ many pictures). Half of the pictures are hard negatives of their neighbor: the s
 changed. Training starts cheap, as FLIP's does (arXiv 2212.00794): pictures of one object of which the
 tower sees a quarter of the patches, those that show something; then more objects and more patches, at last
 whole pictures of five. What things are and where they are is learned together from the first step: a tower
-that first learned shapes on crops without a place never learned places well.
+that first learned shapes on crops without a place never learned places well. In the last phase most
+pictures are of the other domains, with facts about their things (see `clip_facts`).
 """
 
 import random
@@ -20,15 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from minillava.images import PatchGeometry, preprocess
+from minillava.images import preprocess
 from minillava.pretrain.card import save_base
-from minillava.pretrain.clip_model import PATCH, build_clip, embed_pictures, embed_texts
+from minillava.pretrain.clip_facts import GEOMETRY, domain_rows, facts_loss, scene_rows
+from minillava.pretrain.clip_model import build_clip, embed_texts, see
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.pretrain.probe import measure
 from minillava.toybox import language, records
 from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
+from minillava.toybox.creatures import CREATURES
+from minillava.toybox.domain import Domain, specimen
 from minillava.toybox.draw import draw
+from minillava.toybox.lessons import LESSONS
 from minillava.toybox.scene import MAX_OBJECTS, SIZE, Scene
+from minillava.toybox.signs import SIGNS
+from minillava.toybox.sketch import SKETCH
 
 CARD = ("tiny-CLIP", "minillava pretrain clip")
 
@@ -36,29 +43,37 @@ BATCH = 64
 CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
 
-GEOMETRY = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+MIX = ((SIGNS, 10), (CREATURES, 8), (LESSONS, 10), (SKETCH, 6))
+"""Pictures of each other domain in a batch of the last phase."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of the training: scenes of up to `most` objects, of which `kept` patches are shown."""
+    """One part of the training: scenes of up to `most` objects, of which `kept` patches are shown.
+
+    A batch has so many `scenes` (an even number) and, all patches shown, the pictures of other domains that
+    `mix` counts.
+    """
 
     name: str
     most: int
     kept: int
     schedule: Schedule
+    scenes: int = BATCH
+    mix: tuple[tuple[Domain, int], ...] = ()
 
 
 PHASES = (
     Phase("one", 1, 16, Schedule(700, cooldown=0.2)),
     Phase("three", 3, 32, Schedule(1100, cooldown=0.3)),
     Phase("five", MAX_OBJECTS, 64, Schedule(1000, cooldown=0.5)),
+    Phase("all", MAX_OBJECTS, 64, Schedule(2000, cooldown=0.3), scenes=12, mix=MIX),
 )
 
 
-def scenes(index: int, rng: random.Random, most: int) -> Iterator[Scene]:
-    """A batch of training scenes, each followed by its hard negative."""
-    for i in range(index, index + BATCH // 2):
+def scenes(index: int, rng: random.Random, most: int, number: int) -> Iterator[Scene]:
+    """Half that number of training scenes, each followed by its hard negative."""
+    for i in range(index, index + number // 2):
         made = records.scene("train", i, seed=101, most=most)
         yield made
         yield reshape(made, rng)
@@ -74,12 +89,38 @@ def shown(scene: Scene, number: int, rng: random.Random) -> list[int]:
 def contrastive_loss(
     model: CLIPModel, bias: Tensor, tokenizer, index: int, rng: random.Random, phase: Phase
 ) -> Tensor:
-    """The loss of one batch: all picture-claim pairs, each picture's own pairs, and dense captions."""
-    batch = list(scenes(index, rng, phase.most))
-    pixels = torch.stack([preprocess(draw(scene), SIZE, "square") for scene in batch])
+    """The loss of one batch: claims about scenes, facts about the other domains' pictures, dense captions."""
+    others = [
+        (domain, specimen(domain, "train", index + i, seed=101)) for domain, n in phase.mix for i in range(n)
+    ]
+    batch = list(scenes(index, rng, phase.most, phase.scenes))
+    drawn = [draw(scene) for scene in batch] + [domain.draw(made) for domain, made in others]
+    pixels = torch.stack([preprocess(picture, SIZE, "square") for picture in drawn])
     kept = None
     if phase.kept < GEOMETRY.grid**2:
         kept = torch.tensor([shown(scene, phase.kept, rng) for scene in batch])
+    pictures, patches = see(model, pixels, kept)
+    loss = claims_loss(model, bias, tokenizer, batch, pictures[: len(batch)], rng)
+    if others:
+        rows = [row for i, scene in enumerate(batch) for row in scene_rows(scene, i, rng)]
+        for i, (domain, made) in enumerate(others, len(batch)):
+            rows += domain_rows(domain, made, i, rng)
+        loss = loss + facts_loss(model, bias, tokenizer, rows, pictures, patches, rng)
+
+    # The dense caption of every third picture must find that picture, or one like it, among the batch.
+    captions = [language.caption(scene) for scene in batch]
+    captions += [domain.captions(made)[0] for domain, made in others]
+    chosen = captions[::3]
+    scale = model.logit_scale.exp().clamp(max=100.0)
+    dense = embed_texts(model, tokenizer, chosen)
+    same = torch.tensor([[float(one == other) for other in captions] for one in chosen])
+    return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, same / same.sum(1, keepdim=True))
+
+
+def claims_loss(
+    model: CLIPModel, bias: Tensor, tokenizer, batch: list[Scene], pictures: Tensor, rng: random.Random
+) -> Tensor:
+    """The loss of scenes, whose unit vectors are `pictures`: all picture-claim pairs, and each one's own."""
     own: list[tuple[int, Claim]] = []
     for row, scene in enumerate(batch):
         for _ in range(CLAIMS):
@@ -91,19 +132,12 @@ def contrastive_loss(
     truth = torch.tensor([[float(claim.holds(scene)) for claim in claims] for scene in batch])
 
     scale = model.logit_scale.exp().clamp(max=100.0)
-    pictures = embed_pictures(model, pixels, kept)
     texts = embed_texts(model, tokenizer, [claim.text() for claim in claims])
     logits = scale * pictures @ texts.T + bias  # [pictures, claims]
     rows = torch.tensor([row for row, _ in own])
     columns = torch.tensor([column[claim] for _, claim in own])
     pairs = F.binary_cross_entropy_with_logits
-    loss = pairs(logits, truth) + pairs(logits[rows, columns], truth[rows, columns])
-
-    # The dense caption of every third picture must find that picture, or one like it, among the batch.
-    chosen = batch[::3]
-    dense = embed_texts(model, tokenizer, [language.caption(scene) for scene in chosen])
-    same = torch.tensor([[float(one.key() == other.key()) for other in batch] for one in chosen])
-    return loss + 0.3 * F.cross_entropy(scale * dense @ pictures.T, same / same.sum(1, keepdim=True))
+    return pairs(logits, truth) + pairs(logits[rows, columns], truth[rows, columns])
 
 
 def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, seed: int = 0) -> dict:
@@ -116,19 +150,23 @@ def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, s
     model = build_clip(-(-len(tokenizer) // 64) * 64, tokenizer.bos_token_id, tokenizer.pad_token_id)
     bias = nn.Parameter(torch.tensor(-3.0))
     trained = nn.ModuleDict({"clip": model, "bias": nn.ParameterList([bias])})
-    history = {}
-    for number, phase in enumerate(phases):
-
-        def loss(step: int, phase: Phase = phase, number: int = number) -> Tensor:
-            rng = random.Random(f"clip/{seed}/{phase.name}/{step}")
-            return contrastive_loss(model, bias, tokenizer, step * BATCH + number * 10**7, rng, phase)
-
-        history[phase.name] = fit(
-            trained,
-            loss,
-            muon_and_adamw(trained),
-            phase.schedule,
-            folder / f"training-{phase.name}",
-            f"clip, {phase.name}",
-        )
+    history = {
+        phase.name: train_phase(trained, tokenizer, phase, number * 10**7, folder, seed)
+        for number, phase in enumerate(phases)
+    }
     return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))
+
+
+def train_phase(
+    trained: nn.ModuleDict, tokenizer, phase: Phase, first: int, folder: Path, seed: int = 0
+) -> dict:
+    """Train the model ("clip") and the sigmoid loss's bias ("bias") on pictures from number `first` on."""
+    model, (bias,) = trained["clip"], trained["bias"]
+
+    def loss(step: int) -> Tensor:
+        rng = random.Random(f"clip/{seed}/{phase.name}/{step}")
+        return contrastive_loss(model, bias, tokenizer, first + step * BATCH, rng, phase)
+
+    optimizers = muon_and_adamw(trained)
+    name = f"clip, {phase.name}"
+    return fit(trained, loss, optimizers, phase.schedule, folder / f"training-{phase.name}", name)

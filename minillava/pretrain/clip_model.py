@@ -10,6 +10,8 @@ from minillava.toybox.scene import SIZE
 PATCH = 12
 """Edge of a patch in pixels: a picture of SIZE pixels has 8 x 8 of them."""
 
+_TOGETHER = 64
+"""Texts that pass the text model at once."""
 
 POSITIONS = 0.1
 """Standard deviation of the position embeddings at the start."""
@@ -52,10 +54,16 @@ def sines(grid: int, width: int) -> Tensor:
 
 
 def embed_pictures(model: CLIPModel, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
-    """[B, 3, S, S] -> unit vectors [B, 128]; `kept` [B, K] names the only patches the tower is to see.
+    """[B, 3, S, S] -> unit vectors [B, 128]; `kept` as for `see`."""
+    return see(model, pixel_values, kept)[0]
 
-    Each kept patch brings its own position, so a picture of which a quarter is shown costs a quarter and
-    still teaches where things are (FLIP, arXiv 2212.00794).
+
+def see(model: CLIPModel, pixel_values: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """[B, 3, S, S] -> unit vectors [B, 128] and, as LLaVA reads them, the patches of layer -2 [B, P, 128].
+
+    `kept` [B, K] names the only patches the tower is to see. Each of them brings its own position, so a
+    picture of which a quarter is shown costs a quarter and still teaches where things are (FLIP, arXiv
+    2212.00794).
     """
     tower = model.vision_model
     hidden = tower.embeddings(pixel_values)
@@ -63,9 +71,25 @@ def embed_pictures(model: CLIPModel, pixel_values: Tensor, kept: Tensor | None =
         index = kept[..., None].expand(-1, -1, hidden.shape[-1])
         hidden = torch.cat([hidden[:, :1], hidden[:, 1:].gather(1, index)], dim=1)
     hidden = tower.pre_layrnorm(hidden)
-    for layer in tower.encoder.layers:
+    *layers, last = tower.encoder.layers
+    for layer in layers:
         hidden = layer(hidden, attention_mask=None)
-    return F.normalize(model.visual_projection(tower.post_layernorm(hidden[:, 0])), dim=-1)
+    patches = hidden[:, 1:]
+    hidden = last(hidden, attention_mask=None)
+    return _projected(model, hidden[:, 0]), patches
+
+
+def embed_regions(model: CLIPModel, patches: Tensor, covers: Tensor) -> Tensor:
+    """Patches of layer -2 [R, P, 128] and how much of each a thing covers [R, P] -> unit vectors [R, 128].
+
+    They pass the same norm and projection as a picture's CLS, so that texts are compared with both.
+    """
+    weights = covers / covers.sum(1, keepdim=True)
+    return _projected(model, (weights[:, None] @ patches)[:, 0])
+
+
+def _projected(model: CLIPModel, hidden: Tensor) -> Tensor:
+    return F.normalize(model.visual_projection(model.vision_model.post_layernorm(hidden)), dim=-1)
 
 
 def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:
@@ -77,7 +101,14 @@ def embed_texts(model: CLIPModel, tokenizer, texts: list[str]) -> Tensor:
     """
     limit = model.config.text_config.max_position_embeddings - 2
     end = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    rows = [torch.tensor([*ids[:limit], *end]) for ids in tokenizer(texts).input_ids]
-    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    pooled = model.text_model(input_ids=input_ids).pooler_output
-    return F.normalize(model.text_projection(pooled), dim=-1)
+    encoded = tokenizer(texts, add_special_tokens=False).input_ids
+    rows = [torch.tensor([*ids[:limit], *end]) for ids in encoded]
+    # Texts of one length go together: most are short, and padding costs what words cost.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    pooled = []
+    for first in range(0, len(rows), _TOGETHER):
+        chunk = [rows[i] for i in order[first : first + _TOGETHER]]
+        input_ids = nn.utils.rnn.pad_sequence(chunk, batch_first=True, padding_value=tokenizer.pad_token_id)
+        pooled.append(model.text_model(input_ids=input_ids).pooler_output)
+    back = torch.tensor(order).argsort()
+    return F.normalize(model.text_projection(torch.cat(pooled)[back]), dim=-1)

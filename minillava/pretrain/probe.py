@@ -1,22 +1,30 @@
 """What tiny-CLIP knows: zero-shot accuracy among hard negatives, and linear probes of its patches."""
 
 import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPModel
 
 from minillava.images import PatchGeometry, preprocess
 from minillava.pretrain.clip_model import PATCH, embed_pictures, embed_texts
+from minillava.pretrain.readings import READ, Reading
 from minillava.toybox import language, records
 from minillava.toybox.claims import VALUES
+from minillava.toybox.domain import Box, Domain, specimen
 from minillava.toybox.draw import draw
 from minillava.toybox.scene import SIZE, Scene
 
 ATTRIBUTES = ("color", "shape", "size", "place")
+
+_BATCH = 50
+"""Pictures that pass the tower at once."""
 
 
 def hard_negatives(scene: Scene, number: int, rng: random.Random) -> list[str]:
@@ -47,39 +55,86 @@ def zero_shot(model: CLIPModel, tokenizer, pictures: int = 300, negatives: int =
 def linear_probes(model: CLIPModel, pictures: int = 600) -> dict[int, dict[str, float]]:
     """Accuracy, by layer and attribute, of a linear readout of the patches under an object's box.
 
-    Layer 0 is the patch embedding, before any attention: what the tower adds shows against it. Ridge
-    regression on two thirds of the validation objects, scored on the rest.
+    Layer 0 is the patch embedding, before any attention: what the tower adds shows against it.
     """
-    features: list[list[Tensor]] = []
-    truth: dict[str, list[int]] = {name: [] for name in ATTRIBUTES}
-    geometry = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+    drawn, readings = [], []
     for index in range(pictures):
         scene = records.scene("val", index)
-        pixels = preprocess(draw(scene), SIZE, "square")[None]
-        layers = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-        for thing in scene.objects:
-            cover = torch.from_numpy(np.asarray(geometry.cells(thing.box), np.float32)).flatten()
-            features.append([(cover / cover.sum()) @ layer[0, 1:] for layer in layers])
-            for name in ATTRIBUTES:
-                truth[name].append(VALUES[name].index(getattr(thing, name)))
-    scores: dict[int, dict[str, float]] = {}
-    for layer in range(len(features[0])):
-        x = torch.stack([rows[layer] for rows in features])
-        x = F.pad((x - x.mean(0)) / (x.std(0) + 1e-5), (0, 1), value=1.0)
-        half = 2 * len(x) // 3
-        scores[layer] = {}
-        for name, values in truth.items():
-            y = F.one_hot(torch.tensor(values)).float()
-            gram = x[:half].T @ x[:half] + torch.eye(x.shape[1])
-            guess = x[half:] @ torch.linalg.solve(gram, x[:half].T @ y[:half])
-            scores[layer][name] = (guess.argmax(1) == y[half:].argmax(1)).float().mean().item()
+        drawn.append(draw(scene))
+        things = scene.objects
+        readings += [(index, one.box, name, getattr(one, name)) for one in things for name in ATTRIBUTES]
+    return readout(model, drawn, readings, range(model.config.vision_config.num_hidden_layers + 1))
+
+
+@torch.no_grad()
+def domain_probes(
+    model: CLIPModel, domain: Domain, read: Callable[[Any], Iterable[Reading]], pictures: int = 600
+) -> dict[int, dict[str, float]]:
+    """The same for another domain, at layers 0 and -2: what is to be read, over the box of its thing."""
+    drawn, readings = [], []
+    for index in range(pictures):
+        made = specimen(domain, "val", index)
+        drawn.append(domain.draw(made))
+        things = domain.things(made)
+        readings += [(index, things[number].box, what, answer) for what, number, answer in read(made)]
+    return readout(model, drawn, readings, (0, model.config.vision_config.num_hidden_layers - 1))
+
+
+def readout(
+    model: CLIPModel,
+    drawn: list[Image],
+    readings: list[tuple[int, Box, str, str]],
+    layers: Sequence[int],
+) -> dict[int, dict[str, float]]:
+    """Accuracy by layer and by what is read, of readings (picture's number, box, what, answer).
+
+    Ridge regression on the first two thirds of the readings of each kind, scored on the rest.
+    """
+    geometry = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+    things = {thing: i for i, thing in enumerate(dict.fromkeys((n, box) for n, box, *_ in readings))}
+    covers = [np.asarray(geometry.cells(box), np.float32).flatten() for _, box in things]
+    shares = torch.from_numpy(np.stack(covers))
+    shares /= shares.sum(1, keepdim=True)
+    features = {layer: torch.empty(len(things), model.config.vision_config.hidden_size) for layer in layers}
+    for first in range(0, len(drawn), _BATCH):
+        batch = drawn[first : first + _BATCH]
+        pixels = torch.stack([preprocess(picture, SIZE, "square") for picture in batch])
+        states = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        shown = [(i, n - first) for (n, _), i in things.items() if first <= n < first + _BATCH]
+        for i, n in shown:
+            for layer in layers:
+                features[layer][i] = shares[i] @ states[layer][n, 1:]
+    scores: dict[int, dict[str, float]] = {layer: {} for layer in layers}
+    for what in dict.fromkeys(reading[2] for reading in readings):
+        own = [(things[n, box], answer) for n, box, asked, answer in readings if asked == what]
+        rows, answers = zip(*own, strict=True)
+        for layer in layers:
+            scores[layer][what] = ridge_accuracy(features[layer][list(rows)], answers)
     return scores
+
+
+def ridge_accuracy(features: Tensor, answers: Sequence[str]) -> float:
+    """How often a linear classifier of features [N, F], fitted to two thirds, is right on the last third."""
+    classes = sorted(set(answers))
+    y = F.one_hot(torch.tensor([classes.index(answer) for answer in answers]), len(classes)).float()
+    cut = 2 * len(features) // 3
+    x = (features - features.mean(0)) / (features.std(0) + 1e-5)
+    x = F.pad(x, (0, 1), value=1.0)
+    gram = x[:cut].T @ x[:cut] + torch.eye(x.shape[1])
+    guess = x[cut:] @ torch.linalg.solve(gram, x[:cut].T @ y[:cut])
+    return (guess.argmax(1) == y[cut:].argmax(1)).float().mean().item()
 
 
 def measure(model: CLIPModel, tokenizer, pictures: int = 300) -> dict[str, str]:
     """The card's numbers: zero-shot accuracy among hard negatives, and probes at LLaVA's layer -2."""
-    probes = linear_probes(model, 2 * pictures)
-    scores = {"right caption among 8, 7 of them wrong in one word": zero_shot(model, tokenizer, pictures)}
-    for name, value in probes[len(probes) - 2].items():
-        scores[f"{name}, linear readout of layer -2 (of the patch embeddings: {probes[0][name]:.1%})"] = value
-    return {what: f"{value:.1%}" for what, value in scores.items()}
+    probed = {"scenes": linear_probes(model, 2 * pictures)}
+    probed |= {domain.name: domain_probes(model, domain, found, 2 * pictures) for domain, found in READ}
+    right = zero_shot(model, tokenizer, pictures)
+    scores = {"right caption among 8, 7 of them wrong in one word": f"{right:.1%}"}
+    read = model.config.vision_config.num_hidden_layers - 1
+    for name, layers in probed.items():
+        for what, value in layers[read].items():
+            scores[f"{name}: {what}, linear readout of layer -2 (of the patch embeddings)"] = (
+                f"{value:.1%} ({layers[0][what]:.1%})"
+            )
+    return scores
