@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minillava.evaluation import judge
 from minillava.evaluation.metrics import (
     choice_index,
     choice_letter,
@@ -87,3 +88,22 @@ def test_judge_summary():
             for name, score in table.items()
         }
         assert found == case["expected"], case["id"]
+
+
+def test_judge_prompts():
+    """Both scripts' messages, whatever the answers contain, with the rule and the request of the row."""
+    found = rows(elsewhere("judge_prompts.jsonl"))
+    assert {row["category"] for row in found} > set(judge.CATEGORIES)
+    for row in found:
+        context, rule = row["context"], row["rule"]
+        words = judge.describe(context.get("captions") or context["caption"], context.get("instances"))
+        answers = row["answer1"], row["answer2"]
+        prompt = judge.judge_prompt(words, row["question"]["text"], *answers, rule=rule["prompt"])
+        assert prompt == row["prompt"], row["id"]
+        sent = row["request"]
+        assert (judge.SYSTEM, judge.TEMPERATURE, judge.MAX_TOKENS) == (
+            sent["system"],
+            sent["temperature"],
+            sent["max_tokens"],
+        )
+        assert rule["role"] == "Assistant"
