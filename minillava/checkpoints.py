@@ -95,8 +95,9 @@ CHAT_TEMPLATE = f"""
         {{%- set turn.text = turn.text.replace("{IMAGE_TOKEN}", "").strip() -%}}
         {{%- set turn.text = "{IMAGE_TOKEN}" + (" \\n" + turn.text if turn.text else "") -%}}
     {{%- endif -%}}
-    {{%- if message.role == "user" %}}{{{{ "USER: " + turn.text + " " }}}}
-    {{%- else %}}{{{{ "ASSISTANT: " + turn.text + "{END}" }}}}{{% endif -%}}
+    {{%- set is_user = message.role == "user" -%}}
+    {{{{- "USER:" if is_user else "ASSISTANT:" -}}}}
+    {{%- if turn.text %}}{{{{ " " + turn.text + (" " if is_user else "{END}") }}}}{{% endif -%}}
 {{%- endfor -%}}
 {{%- if add_generation_prompt %}}{{{{ "ASSISTANT:" }}}}{{% endif -%}}
 """

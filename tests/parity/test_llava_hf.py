@@ -132,12 +132,12 @@ def test_chat_template_over_several_turns(pair, tokenizer, template_content):
     assert ids == expected.input_ids
 
 
-@pytest.mark.parametrize("folder", ["vicuna_like", "vicuna_like_legacy", "single_user"])
-def test_processor_gives_our_ids_with_any_kind_of_llama_tokenizer(folder, picture):
+@pytest.fixture(params=["vicuna_like", "vicuna_like_legacy", "single_user"])
+def golden_processor(request):
     """Whether a text piece after a special token gets a `▁` of its own differs between these."""
-    tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "tokenizer" / folder)
+    tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "tokenizer" / request.param)
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)])
-    processor = LlavaProcessor(
+    return LlavaProcessor(
         LlavaImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
         tokenizer,
         patch_size=4,
@@ -145,14 +145,50 @@ def test_processor_gives_our_ids_with_any_kind_of_llama_tokenizer(folder, pictur
         num_additional_image_tokens=1,
         chat_template=checkpoints.CHAT_TEMPLATE,
     )
+
+
+def test_processor_gives_our_ids_with_any_kind_of_llama_tokenizer(golden_processor, picture):
     texts = [f"<image>\n{QUESTION}", "Red.", "Sure?"]
     turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
     messages = [
         {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)
     ]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    found = processor(images=picture, text=text)["input_ids"][0]
-    assert found == encode(turns, tokenizer, num_image_tokens=16).input_ids
+    text = golden_processor.apply_chat_template(messages, add_generation_prompt=True)
+    found = golden_processor(images=picture, text=text)["input_ids"][0]
+    assert found == encode(turns, golden_processor.tokenizer, num_image_tokens=16).input_ids
+
+
+def parts(text: str) -> list[dict]:
+    """A turn as list content, its pictures where they stand in the text."""
+    words = [{"type": "text", "text": piece} for piece in text.split("<image>")]
+    return [part for piece in words for part in ({"type": "image"}, piece)][1:]
+
+
+ODD = {
+    "an image only": ["<image>", "Red."],
+    "images in several turns, in the middle": ["a <image> b", "x", "<image><image>", "", "c\n<image>\n"],
+    "spaces and newlines": ["  two  spaces \n\n", "\tx\n", " <image>  \n y ", "  z  "],
+    "no text": ["", "x", "", "", "y"],
+    "template words": ["USER: a ASSISTANT:", "ASSISTANT: b USER:", "</s>", "<s>"],
+    "Jinja and quotes": ["{{ x }} {% if %} {# c #}", '"a" \\n \'b\'', "<image>{%- y -%}", "<b>&amp;"],
+    "other scripts": ["猫 😀 é e\u0301\u200b", "العربية", "한국어\u00a0", "\x00"],
+}
+
+
+@pytest.mark.parametrize("content", [str, parts], ids=["string", "list"])
+@pytest.mark.parametrize("texts", ODD.values(), ids=ODD)
+def test_chat_template_on_odd_turns(golden_processor, texts, content):
+    """The same ids as `encode`, so as the original: of an empty turn nothing but its role is left."""
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": content(t)} for i, t in enumerate(texts)
+    ]
+    has_image = any("<image>" in text for text in texts)
+    asks = len(texts) % 2 == 1
+    text = golden_processor.apply_chat_template(messages, add_generation_prompt=asks)
+    found = golden_processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
+    expected = encode(turns, golden_processor.tokenizer, has_image=has_image, num_image_tokens=16)
+    assert found == expected.input_ids
 
 
 def test_chat_template_takes_another_system_prompt_and_no_picture(pair):
