@@ -29,6 +29,7 @@ from minillava.course.cards import TIMINGS, minutes
 HERE = Path(__file__).resolve().parent
 CELL_SECONDS = 300
 FIGURE_BYTES = 150_000
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = HERE / "INSTRUCTORS.md"
 BEGIN, END = "<!-- timings: by notebooks/build.py --time -->\n", "<!-- end of timings -->"
 
@@ -50,6 +51,11 @@ def read_source(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def kept(outputs: list[dict]) -> list[dict]:
+    """A cell's outputs that a notebook keeps: no stderr, and no progress bar, of which only an id is left."""
+    return [o for o in outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+
+
 def build(path: Path) -> Path:
     """Execute a source and write its notebook. Raises ValueError if its figures are too heavy."""
     notebook = read_source(path)
@@ -59,12 +65,13 @@ def build(path: Path) -> Path:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        cell.outputs = kept(cell.outputs)
         figures += sum(len(o.get("data", {}).get("image/png", "")) * 3 // 4 for o in cell.outputs)
     if figures > FIGURE_BYTES:
         raise ValueError(f"{path.name}: its figures take {figures:,} bytes, more than {FIGURE_BYTES:,}.")
     target = HERE / f"{path.stem}.ipynb"
     notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, target)
     return target
 

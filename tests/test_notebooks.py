@@ -61,3 +61,11 @@ def test_cards_take_the_minutes_that_were_measured(tmp_path, monkeypatch):
 
 def test_make_lab_opens_the_first_lesson():
     assert f"jupyter lab notebooks/{SOURCES[0].stem}.ipynb" in (ROOT / "Makefile").read_text()
+
+
+def test_neither_bars_nor_stderr_are_kept():
+    printed = {"output_type": "stream", "name": "stdout", "text": "1"}
+    figure = {"output_type": "display_data", "data": {"image/png": "…"}}
+    bar = {"output_type": "display_data", "data": {"text/plain": "50 %", build.WIDGET: {"model_id": "7f"}}}
+    warning = {"output_type": "stream", "name": "stderr", "text": "pid 12"}
+    assert build.kept([printed, bar, figure, warning]) == [printed, figure]

@@ -189,6 +189,39 @@ def shares(table: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
 
 
 @styled
+def memory_bars(table: Mapping[str, Mapping[str, float]], rooms: Sequence[float], title: str = "") -> Figure:
+    """Rows of parts one after the other in GB, and a line for each size of device.
+
+    Args:
+        table: row -> {part: GB}; rows have the same parts.
+        rooms: sizes of devices in GB.
+    """
+    figure, ((axes,),) = subplots(6.6, 1.15 + 0.42 * len(table))
+    parts = dict.fromkeys(part for amounts in table.values() for part in amounts)
+    left = np.zeros(len(table))
+    for part, color in zip(parts, cycle(PARTS), strict=False):
+        wide = np.array([amounts.get(part, 0.0) for amounts in table.values()])
+        axes.barh(range(len(table)), wide, left=left, height=0.7, color=color, edgecolor="white", label=part)
+        left += wide
+    for row, whole in enumerate(left):
+        axes.text(
+            whole + 0.012 * left.max(), row, f"{whole:.0f} GB", va="center", fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
+    for room in rooms:
+        axes.axvline(room, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.text(room, -0.62, f"{room:.0f} GB", ha="center", va="bottom", fontsize=8)
+    axes.set(xlim=(0, 1.14 * max(*left, *rooms)), yticks=range(len(table)), yticklabels=list(table))
+    axes.set_title(title, pad=18)
+    axes.set_xticks([])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.invert_yaxis()
+    axes.spines["bottom"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=7, fontsize=8, columnspacing=1.2, handlelength=1.2)
+    return figure
+
+
+@styled
 def accuracy_by_layer(scores: Mapping[int, Mapping[str, float]], marked: int) -> Figure:
     """Shares right (0-1) by layer, a line for each attribute, with one layer marked as LLaVA's."""
     figure, ((axes,),) = subplots(6.2, 2.7)
@@ -204,6 +237,41 @@ def accuracy_by_layer(scores: Mapping[int, Mapping[str, float]], marked: int) ->
     axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     axes.grid(axis="y")
     figure.legend(loc="outside right center")
+    return figure
+
+
+@styled
+def before_after(table: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
+    """An arrow for each row from its accuracy before a training to that after, with what needs no picture.
+
+    Args:
+        table: row -> {"before", "after", "blind", "shuffled": share right in 0..1}.
+    """
+    figure, ((axes,),) = subplots(6.4, 1.0 + 0.36 * len(table))
+    for place, row in enumerate(table.values()):
+        axes.annotate(
+            "", (row["after"], place), (row["before"], place),
+            arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        axes.text(1.08, place, f"{row['after']:.0%}", va="center", ha="right", fontweight="bold")
+    places = np.arange(len(table))
+    marks = {
+        "before": {"marker": "|", "markersize": 11, "markeredgewidth": 2.2, "markeredgecolor": BLUE},
+        "blind": {"marker": "o", "markersize": 6, "markerfacecolor": "white", "markeredgecolor": INK},
+        "shuffled": {"marker": "D", "markersize": 5.5, "markerfacecolor": ORANGE, "markeredgecolor": INK},
+    }
+    # why not on one line: the two baselines are often equal, and that is the point
+    for (name, look), shift in zip(marks.items(), (0, -0.2, 0.2), strict=True):
+        shares = [row[name] for row in table.values()]
+        axes.plot(shares, places + shift, linestyle="none", label=name, **look)
+    axes.plot([], [], color=BLUE, marker=">", linewidth=2.2, label="after")
+    axes.set(xlim=(-0.02, 1.1), yticks=places, yticklabels=list(table), title=title)
+    axes.set_xticks(np.linspace(0, 1, 6), [f"{x:.0%}" for x in np.linspace(0, 1, 6)])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

@@ -81,6 +81,29 @@ def test_a_part_too_small_for_its_name_is_in_the_legend():
     assert [text.get_text() for text in figure.legends[0].texts] == ["a few of them"]
 
 
+def test_an_arrow_goes_from_before_to_after_past_the_baselines():
+    table = {
+        "color": {"before": 0.1, "after": 0.7, "blind": 0.2, "shuffled": 0.3},
+        "count": {"before": 0.4, "after": 0.25, "blind": 0.3, "shuffled": 0.2},
+    }
+    axes = figures.before_after(table).axes[0]
+    arrows = [text for text in axes.texts if text.get_text() == ""]
+    ends = [(arrow.xyann, arrow.xy) for arrow in arrows]
+    assert ends == [((0.1, 0), (0.7, 0)), ((0.4, 1), (0.25, 1))]
+    assert [text.get_text() for text in axes.texts if text.get_text()] == ["70%", "25%"]
+    plotted = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+    assert plotted["blind"] == [0.2, 0.3] and plotted["shuffled"] == [0.3, 0.2]
+
+
+def test_memory_adds_up_beside_the_room_there_is():
+    table = {"one": {"weights": 10, "logits": 5}, "two": {"weights": 90, "logits": 1}}
+    axes = figures.memory_bars(table, rooms=(40, 80)).axes[0]
+    bars = {(bar.get_y() > 0.5, bar.get_x()): bar.get_width() for bar in axes.patches}
+    assert bars == {(False, 0): 10, (False, 10): 5, (True, 0): 90, (True, 90): 1}
+    assert [text.get_text() for text in axes.texts] == ["15 GB", "91 GB", "40 GB", "80 GB"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [40, 80]
+
+
 def test_layers_are_plotted_as_measured():
     scores = {0: {"color": 0.5, "shape": 0.2}, 1: {"color": 0.9, "shape": 0.8}}
     lines = figures.accuracy_by_layer(scores, marked=0).axes[0].lines

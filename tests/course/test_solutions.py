@@ -1,14 +1,22 @@
 """The exercises' solutions do what the package does."""
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from minillava.config import PRESETS
 from minillava.conversation import SYSTEM, encode, render_v1
-from minillava.course import lesson01, lesson02, lesson03, lesson04
+from minillava.course import lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson10
+from minillava.flops import sample_flops
+from minillava.plan import plan_stage
 from minillava.projector import build_projector
+from minillava.records import modality_length
 from minillava.toybox import records
 from minillava.toybox.scene import SIZE
+from minillava.training import cosine_with_warmup, freeze, split_batch
 
 
 def test_boxes_and_records_are_toyboxs():
@@ -89,3 +97,48 @@ def test_the_room_is_what_the_encoder_leaves(tokenizer):
     for limit in (len(whole.input_ids) - 2, 576 + words, 300):
         kept = encode(turns, tokenizer, max_length=limit).n_supervised
         assert kept == lesson04.room(limit, 1, words)
+
+
+def test_stage_1_trains_what_freeze_leaves(make_model):
+    model = make_model()
+    stage = PRESETS["tiny"].stages["stage1"]
+    assert lesson05.trains([name for name, _ in model.named_parameters()]) == freeze(model, stage)
+
+
+def test_the_rate_is_the_schedules():
+    for step in range(41):
+        assert math.isclose(lesson05.rate(step, 3, 40), cosine_with_warmup(step, 3, 40), abs_tol=1e-12)
+
+
+def test_a_coins_toss_is_a_bit():
+    assert math.isclose(lesson05.bits(math.log(2), 0, 1), 1)
+
+
+def test_a_record_is_as_long_as_the_sampler_says():
+    made = [records.instruction_record("train", index) for index in range(40)]
+    assert {record["image"] is None for record in made} == {True, False}
+    for record in made:
+        published = {key: value for key, value in record.items() if value is not None}
+        assert lesson06.length(published) == modality_length(record)
+
+
+def test_passes_are_those_that_training_takes():
+    stage = PRESETS["llava-1.5-7b"].stages["stage1"]
+    assert lesson10.passes(256, 8, 16) == split_batch(stage, 16, 8)[1]
+    for micro_batch in (24, 64):
+        assert lesson10.passes(256, 8, micro_batch) is None
+        with pytest.raises(ValueError, match="do not make"):
+            split_batch(stage, micro_batch, 8)
+
+
+def test_bytes_operations_and_hours_are_the_plans():
+    plan = plan_stage("llava-1.5-7b", "stage1", devices=1, micro_batch=1)
+    frozen = plan.size.total - plan.size.total_trainable
+    memory = plan.memory
+    held = memory.weights + memory.gradients + memory.optimizer
+    copies = 2 * plan.size.total_trainable  # autocast's, in bfloat16
+    assert lesson10.memory(plan.size.total_trainable, frozen) == held - copies
+    layers = sample_flops(plan.shapes, 10, trains=plan.stage.trains).layers
+    weights = plan.shapes.layers * plan.shapes.layer_weights
+    assert lesson10.flops(weights, 10, trained=False) == layers
+    assert math.isclose(lesson10.hours(plan.flops.model, 1, 312e12, 0.5), plan.hours)
