@@ -6,10 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from minillava.config import IGNORE_INDEX
-from minillava.conversation import encode
+from minillava.conversation import encode, pieces
+from minillava.data import Collator
+from minillava.records import modality_length
 
 GOLDEN = Path(__file__).parent / "golden"
 SENTINEL = -200  # the original's image position
@@ -80,6 +83,30 @@ def test_same_as_the_original(case):
         assert not any(problem.startswith("no_answer") for problem in encoded.problems)
 
 
+def test_what_is_shown_as_learned_is_what_the_original_learns():
+    """`show` and `to_html` color by `pieces`, of which a run of image positions is one."""
+    for case in CASES.values():
+        if case["reference_raises"] or case["reference_drops_sample"] or case["id"] in WRONG_LABELS:
+            continue
+        known, recorded = tokenizer(case["tokenizer"]), case["fast_tokenizer"] or case
+        encoded = encode_case(case, max_length=None if case["has_image"] else case["model_max_length"])
+        shown = [kind for _, kind in pieces(encoded, known)]
+        expected = [
+            "image" if token == SENTINEL else "prompt" if label == IGNORE_INDEX else "answer"
+            for token, label in zip(recorded["input_ids"], recorded["labels"], strict=True)
+        ]
+        runs = zip([None, *expected[:-1]], expected, strict=True)
+        assert shown == [kind for before, kind in runs if (before, kind) != ("image", "image")], case["id"]
+
+
+def test_the_sampler_counts_words_as_the_original_does():
+    counted = [case for case in CASES.values() if case["modality_length"] is not None]
+    assert len(counted) >= 140
+    for case in counted:
+        record = {"conversations": case["conversations"]} | ({"image": "a.png"} if case["has_image"] else {})
+        assert modality_length(record) == case["modality_length"], case["id"]
+
+
 @pytest.mark.parametrize("case_id", ["p-v1-005", "p-v1-110", "p-v1-112"])
 def test_a_one_token_user_keeps_all_its_answers(case_id):
     """The tokenizer with which the original discards every chat of more than one round."""
@@ -99,9 +126,7 @@ def test_a_question_that_ends_like_the_template_is_not_learned():
 @pytest.mark.parametrize("batch", BATCHES, ids=[b["id"] for b in BATCHES])
 def test_expanded_and_cut_as_after_the_original_splice(batch):
     """One sample of the batch at a time, without its padding (-1)."""
-    for source, layout, labels in zip(
-        batch["source_ids"], batch["layout"], batch["labels"], strict=True
-    ):
+    for source, layout, labels in zip(batch["source_ids"], batch["layout"], batch["labels"], strict=True):
         case = CASES[source]
         if "literal_unk_in_answer" in case["tags"]:
             continue  # the original loses the token, because its mask is `id != pad`
@@ -112,3 +137,31 @@ def test_expanded_and_cut_as_after_the_original_splice(batch):
         assert encoded.labels == [labels[i] for i in real]
         if case["has_image"] and "cut inside the image positions" == batch["note"]:
             assert any(problem.startswith("image_truncated") for problem in encoded.problems)
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=[b["id"] for b in BATCHES])
+def test_batched_as_by_the_original(batch):
+    """The whole batch: padding on the side that the row says, mask and labels position by position."""
+    cases = [CASES[source] for source in batch["source_ids"]]
+    if any("literal_unk_in_answer" in case["tags"] for case in cases):
+        return  # the original loses the token, because its mask is `id != pad`
+    encoded = [encode_case(case, batch["n_image_positions"], batch["model_max_length"]) for case in cases]
+    samples = [
+        {
+            "id": case["id"],
+            "input_ids": torch.tensor(row.input_ids),
+            "labels": torch.tensor(row.labels),
+            "pixel_values": torch.empty(0, 3, 8, 8),
+            "image_keys": [],
+            "skipped": [],
+        }
+        for case, row in zip(cases, encoded, strict=True)
+    ]
+    known = tokenizer(cases[0]["tokenizer"])
+    found = Collator(known.pad_token_id, batch["padding_side"])(samples)
+    layout = torch.tensor(batch["layout"])
+    image_id = known.convert_tokens_to_ids("<image>")
+    ids = layout.masked_fill(layout == SENTINEL, image_id).masked_fill(layout == -1, known.pad_token_id)
+    assert torch.equal(found["input_ids"], ids)
+    assert torch.equal(found["attention_mask"], (layout != -1).long())
+    assert torch.equal(found["labels"], torch.tensor(batch["labels"]))

@@ -3,12 +3,14 @@
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from minillava.images import CLIP_MEAN, CLIP_STD, PatchGeometry, open_image, preprocess
 
@@ -20,6 +22,10 @@ RESULTS = [
     for row in ROWS
     for key, result in row["results"].items()
 ]
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden"
+ELSEWHERE = Path(os.environ.get("MINILLAVA_GOLDEN", SHARED))
+"""Where the vectors are that repeat other people's pictures, and so are not part of this repository."""
+
 MEAN, STD = (np.float32(values).reshape(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
 
 
@@ -65,6 +71,35 @@ def test_same_as_the_original(path, aspect, size, result):
         assert hashlib.sha256(codes.tobytes()).hexdigest() == result["sha256"]
     for channel, row, column, value in result["probes"]:
         assert pixel_values[channel, row, column] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [96, 336])
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_a_photograph_is_as_the_original_sees_it(aspect, size):
+    """`waterview.jpg` of the original's examples, 1000 x 667, against its own array."""
+    if not (ELSEWHERE / "images_expected.npz").is_file():
+        pytest.skip("the photograph is not here; set MINILLAVA_GOLDEN to the folder of images.jsonl")
+    lines = (ELSEWHERE / "images.jsonl").read_text(encoding="utf-8").splitlines()
+    (row,) = [row for row in map(json.loads, lines) if row["file"].endswith("waterview.jpg")]
+    with np.load(ELSEWHERE / "images_expected.npz") as arrays:
+        codes = arrays[row["results"][f"{aspect}/{size}"]["npz_key"]]
+    found = preprocess(ELSEWHERE / row["file"], size, aspect).numpy()
+    np.testing.assert_array_equal(found, normalize(codes))
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "truncated" not in row["file"]], ids=lambda r: r["id"]
+)
+def test_transformers_llava_processor_gives_the_same(row, aspect):
+    """The class that an exported folder names, `do_pad` as there for "pad" and off for "square"."""
+    if any(result["quirk"] for key, result in row["results"].items() if key.startswith(aspect)):
+        pytest.skip("1 or 3 rows are channels to it")
+    edge = {"height": 48, "width": 48}
+    processor = LlavaImageProcessorPil(size={"shortest_edge": 48}, crop_size=edge, do_pad=aspect == "pad")
+    picture = open_image(GOLDEN / row["file"])
+    found = processor(picture, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_array_equal(preprocess(picture, 48, aspect).numpy(), found)
 
 
 def patches(picture: Image.Image, aspect: str) -> np.ndarray:
