@@ -1,0 +1,488 @@
+# %% [markdown]
+# # 07 · Where does it look? Attention, measured
+#
+# **After this notebook you can**
+# - compute a row of attention by hand, and record it from the very pass that answered,
+# - name nine ways in which a heat map fools its maker, and the number that catches each,
+# - take the evidence away, and say what an answer really rests on.
+#
+# **You need** nothing but this repository: no GPU, no network.
+
+# %%
+from minillava.course import card
+
+card("07")
+
+# %% [markdown]
+# "How can I get an attention map?" is what LLaVA's users have asked since February 2024 (haotian-liu/LLaVA issue
+# 1080). The map is the easy part. Whether it *means* anything can be found out only where one knows what each
+# word is about, and Toybox knows. Nine pitfalls lie on the way; each gets a number here.
+#
+# ## Three words you can hold in your hand
+# A row of attention belongs to one position, and says how much it takes from each earlier one. Its **query** is
+# compared with everybody's **key** by a dot product, and softmax makes shares of the results.
+#
+# **Predict first:** three words with keys of two numbers; the third word's query is (2, 0). Whom does it attend
+# to most, and what do its shares add up to?
+
+# %%
+import torch
+from torch.testing import assert_close
+
+keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+query = torch.tensor([2.0, 0.0])
+row = (query @ keys.T / 2**0.5).softmax(-1)  # divided by the root of how many numbers a key has
+print([round(share, 2) for share in row.tolist()], "sum", round(row.sum().item(), 2))
+
+# %% [markdown]
+# The first and the third alike: along the query's direction they are the same. The shares add up to 1, always. So
+# a row that finds nothing cannot look nowhere; it has to park its attention somewhere. Remember this for later.
+#
+# ## The real thing, by hand
+# A question that the repository ships, a picture of at least three things, and the answer of **tiny-LLaVA**:
+
+# %%
+import numpy as np
+
+import minillava
+from minillava.evaluation.looking import sights
+from minillava.evaluation.toybox import held_out
+from minillava.passage import passage
+
+model = minillava.load("tiny").requires_grad_(False)
+seen = [sight for sight in sights(held_out("test")) if len(sight.things) >= 3][:60]
+sight = next(sight for sight in seen if len(sight.things) == 3)
+said = passage(model, sight.image, sight.asked["question"], max_new_tokens=8)
+print(sight.asked["question"].split("\n")[0], "→", said.answer)
+print("positions:", len(said.ids), "of which patches:", len(said.patches))
+
+# %% [markdown]
+# `passage` keeps question and answer as one sequence. Follow it into the first layer, first head: a norm, two
+# matrices, and RoPE, which turns queries and keys by an angle that grows with their position.
+
+# %%
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+llama = model.language_model.model
+states = said.hidden_states()[0]  # what enters layer 0: [T, width]
+attention, width = llama.layers[0].self_attn, llama.layers[0].self_attn.head_dim
+normed = llama.layers[0].input_layernorm(states)
+q, k = attention.q_proj(normed)[:, :width], attention.k_proj(normed)[:, :width]  # head 0
+angles = llama.rotary_emb(states[None], torch.arange(len(states))[None])
+q, k = (turned[0, 0] for turned in apply_rotary_pos_emb(q[None, None], k[None, None], *angles))
+future = torch.ones(len(states), len(states)).triu(1).bool()
+by_hand = (q @ k.T / width**0.5).masked_fill(future, -torch.inf).softmax(-1)
+
+everything = said.attention(range(len(said.ids)))  # [layers, heads, T, T]
+assert_close(by_hand, everything[0, 0], atol=1e-5, rtol=1e-4)
+print("by hand and recorded: the same rows,", len(by_hand), "of them")
+
+# %% [markdown]
+# ## Pitfall 1: ask the library, get nothing
+# `output_attentions=True` is how one asks transformers for these rows.
+#
+# **Predict first:** fast attention (`sdpa`) never forms the whole matrix. What will the library return: an error,
+# a slow answer, or something else?
+
+# %%
+from minillava.attention import record
+from minillava.passage import eager
+
+embeds = said.embeds()
+fast = model.language_model(inputs_embeds=embeds, output_attentions=True).attentions
+with eager(model):
+    slow = model.language_model(inputs_embeds=embeds, output_attentions=True).attentions
+with record(model, rows=said.rows) as recording:  # fast attention runs; the rows are made beside it
+    model.language_model(inputs_embeds=embeds)
+assert_close(recording.weights[0], torch.cat(slow)[:, :, said.rows], atol=1e-5, rtol=1e-4)
+print("sdpa:", len(fast), "layers   eager:", len(slow), "  record:", len(recording.layers))
+
+# %% [markdown]
+# An empty tuple and a warning that scrolls away. Slow (`eager`) attention has it all. `record` lets the fast one
+# run and forms only the rows that were asked for, equal to the slow ones. What for?
+#
+# **Predict first:** LLaVA-1.5-7B, 32 layers of 32 heads, 650 positions, two bytes a number. How much is all of
+# it, for one picture? And 32 rows?
+
+# %%
+layers, heads, length = 32, 32, 650
+print(f"pitfall 3: all rows {layers * heads * length**2 * 2 / 1e6:.0f} MB, "
+      f"32 rows {layers * heads * 32 * length * 2 / 1e6:.0f} MB")  # fmt: skip
+
+# %% [markdown]
+# ## Pitfall 2: the row of a word has not said it
+# Each position reads what came before and guesses what comes next. To see where the model looked *in order to say*
+# a word, which row do you take?
+
+# %%
+from minillava.course import check, exercise
+
+exercise("07.rows")
+
+
+# %%
+def predicting(prompt, answer):
+    return NotImplemented
+
+
+check("07.rows", predicting)
+
+# %%
+by_hand = [position - 1 for position in range(said.start, len(said.ids))]
+assert by_hand == said.rows
+for position in by_hand:
+    print(f"the row of {said.tokens[position]!r} predicts {said.tokens[position + 1]!r}")
+
+# %% [markdown]
+# The word's own row looks *after* it was said. For words of the question it is the other way round: nobody
+# predicts them, and their own row is what reads the picture for them. Off by one is the commonest bug of such
+# maps, and invisible. We shall measure what it costs.
+#
+# ## Pitfall 4: everything looks hot
+# Four tokens of the prompt, mean over all heads, each map drawn from 0 to its own peak.
+#
+# **Predict first:** the second ends the words that name the thing asked about, and the fourth predicts the
+# answer; the other two are about nothing. Will you see it?
+
+# %%
+from minillava.course.figures import maps_row
+
+asked = sight.asked["question"]
+phrases = [asked.split()[0], sight.asked["references"][0], asked.split()[-1]]  # begins, names the thing, ends
+at = [said.find(phrase, said.patches[-1])[-1] for phrase in phrases] + [said.start - 1]
+rows = said.on_patches(everything[:, :, at].mean((0, 1)))  # [4, grid, grid]
+titles = {f"{i + 1}: {said.tokens[p].strip()}": heat for i, (p, heat) in enumerate(zip(at, rows, strict=True))}
+assert rows.max() > 0
+maps_row(said.image, titles, {title: sight.asked["boxes"] for title in titles})
+
+# %% [markdown]
+# All four glow: a scale that ends at each map's own peak makes a fire of any ember. So print how much there is to
+# distribute. The picture's share of a row, its **image mass**, block by block:
+
+# %%
+from minillava.attention_plots import attention_by_word
+
+blocks = {"image": said.patches, "system": range(said.patches[0])}
+blocks["question"] = range(said.patches[-1] + 1, len(said.ids))
+shares = {name: everything[:, :, at][..., list(where)].sum(-1).mean((0, 1)).tolist() for name, where in blocks.items()}
+assert_close(torch.tensor(list(shares.values())).sum(0), torch.ones(4), atol=1e-4, rtol=1e-4)
+attention_by_word([said.tokens[p] for p in at], shares, even=len(said.patches) / len(said.ids))
+
+# %% tags=["nbval-ignore-output"]
+mass = everything[..., said.patches].sum(-1)[:, :, at]  # [layers, heads, 4]
+first = everything[:, :, at, 0]
+print(f"image mass by head, of one row: from {mass[..., 2].min():.3f} to {mass[..., 2].max():.3f}")
+print(f"on the first position alone, which means nothing: up to {first.max():.2f}")
+
+# %% [markdown]
+# Heads differ from almost nothing to almost everything. What a head has no use for it parks on a **sink**: the
+# first token, a word of the system prompt, in large models certain patches of the background (arXiv 2503.03321).
+# `relevance.sink_masked` leaves them out, `relevance.relative` divides by the attention of a question about
+# nothing; both change the picture more than the model. So: one scale for all maps, and the mass beside each.
+#
+# ## The answer, word by word
+# So drawn, here is a whole caption: the true one, put into the model's mouth, so that every word has a
+# box that we know. For each thing the rows that predict its color and its shape, and a function word.
+
+# %%
+from minillava.attention_plots import word_by_word
+from minillava.toybox.records import DESCRIBE
+
+told = passage(model, sight.image, DESCRIBE, answer=sight.asked["captions"][0])
+words, boxes = [told.start], [[]]
+for name, box in sight.things:  # in the caption's order
+    words += [told.find(part, words[-1])[0] for part in name.split()]
+    boxes += [[box], [box]]
+maps = told.on_patches(told.attention([word - 1 for word in words]).mean((0, 1)))  # [7, grid, grid]
+masses = maps.sum((1, 2))
+assert len(maps) == 1 + 2 * len(sight.things) and masses.max() <= 1
+word_by_word(told.image, [told.tokens[word] for word in words], maps, masses, boxes, columns=4)
+
+# %% [markdown]
+# Do the bright patches lie in the white boxes? Each eye finds what it hopes for, and three things are three
+# chances. Stop looking, and count.
+#
+# ## Count
+# A map **points** if its strongest patch lies on the right thing. Sixty pictures, every layer and head.
+
+# %%
+exercise("07.points")
+
+
+# %%
+def points(heat, inside):
+    return NotImplemented
+
+
+check("07.points", points)
+
+# %%
+from minillava.evaluation.looking import look, untrained
+from minillava.grounding import pointing, truth
+
+found = look(model, seen)  # of each picture: rows [R, layers, heads, grid, grid], the true box's patches
+bare = look(untrained(model), seen)  # the same network, its weights drawn anew
+hits = [
+    [bool(truth(one.cover).flatten()[heat.argmax()]) for heat in one.maps[0].reshape(-1, *one.cover.shape)]
+    for one in found.color
+]
+by_hand = torch.tensor(hits, dtype=torch.float64)  # [60, layers * heads]
+package = [pointing(one.maps[0], one.cover).flatten() for one in found.color]
+assert_close(by_hand, torch.tensor(np.array(package)))
+print("pointing by hand is the package's, for", len(hits), "pictures and every head")
+
+# %% [markdown]
+# ## Pitfall 5: chance is not the box's area
+# The thing covers a twentieth of the picture, so a dart thrown at the picture hits it once in twenty times.
+#
+# **Predict first:** the *untrained* network knows nothing of color or shape. How often does a head of it point at
+# the right thing: about as often as the dart, less, or more?
+
+# %%
+from minillava.grounding import measure
+
+
+def scored(looks):
+    return measure([(one.maps, one.cover, one.others) for one in looks])["pointing"]
+
+
+ours, theirs = scored(found.color), scored(bare.color)
+chance = {"area": ours.area.mean(), "center": ours.center.mean(), "untrained": theirs.grid.max()}
+assert chance["untrained"] > 1.5 * chance["area"]
+print("an untrained head beats the dart:", bool(chance["untrained"] > 1.5 * chance["area"]))
+
+# %% tags=["nbval-ignore-output"]
+print({name: round(float(score), 2) for name, score in chance.items()})
+
+# %% [markdown]
+# Far more. Attention, even a random one, likes what stands out from the ground, and things do; that the thing is
+# the *right* one of three or four is luck. So "four times the area" proves nothing. What counts as chance is an
+# untrained network (arXiv 1810.03292), and the same map held against *another* thing in the picture.
+#
+# ## Pitfall 6: the best of many
+# That untrained head was the best of all. **Predict first:** throw 24 coins 20 times each, and pick the coin with
+# the most heads. How many has it? And if you throw that coin again?
+
+# %%
+throws = np.random.default_rng(0).random((1000, 2, 20, 24)) < 0.5  # a thousand tries of it, each twice
+first, again = throws.sum(2).swapaxes(0, 1)  # heads of each coin, [1000, 24]
+best = first.argmax(-1)
+print("the best coin:  ", round(first.max(-1).mean()), "heads of 20, on average")
+print("the same, again:", round(again[np.arange(1000), best].mean()), "of 20")
+
+# %% [markdown]
+# A splendid coin, until it has to prove itself. Heads are no better. Choose on one half of the pictures, score on
+# the other:
+
+# %%
+exercise("07.honest")
+
+
+# %%
+def honest(scores):
+    return NotImplemented
+
+
+check("07.honest", honest)
+
+# %%
+from minillava.grounding import chosen_elsewhere
+
+flat = by_hand.numpy()
+halves = [flat[1::2, flat[0::2].mean(0).argmax()], flat[0::2, flat[1::2].mean(0).argmax()]]
+(fair,) = chosen_elsewhere(flat)
+assert_close(torch.tensor(np.concatenate(halves).mean()), torch.tensor(fair.mean()))
+for one in (ours, theirs):
+    (fair,) = chosen_elsewhere(one.heads)
+    assert fair.mean() <= one.grid.max() + 1e-9
+print("chosen elsewhere, no head scores higher than it did at home")
+
+# %% [markdown]
+# ## Choose the row before the head
+# Now the whole table. For a word of the *question* that names a thing ("the yellow star"), rows from its own
+# first token on; for a word of the *caption*, the row before it and its own (pitfall 2); and the row that
+# predicts the *answer*, which most tools draw.
+#
+# **Predict first:** which of the rows will point best?
+
+# %%
+from minillava.evaluation.looking import PREDICTING, REFERRING
+
+candidates = {"word": REFERRING, "color": PREDICTING, "shape": PREDICTING, "answer": PREDICTING[:1]}
+table = {}
+for kind, names in candidates.items():
+    mine, plain = scored(getattr(found, kind)), scored(getattr(bare, kind))
+    for r, name in enumerate(names):
+        best, other = chosen_elsewhere(mine.heads[:, r], mine.other[:, r])
+        table[f"{kind}: {name}"] = {
+            "best head": best.mean(), "mean of heads": mine.mean_map[:, r].mean(), "other thing": other.mean(),
+            "untrained": chosen_elsewhere(plain.heads[:, r])[0].mean(), "area": mine.area.mean(),
+        }  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
+print(" " * 24, *(f"{column:>14}" for column in table["answer: the row before"]))
+for name, scores in table.items():
+    print(f"{name:<24}", *(f"{score:>14.2f}" for score in scores.values()))
+
+# %% tags=["nbval-ignore-output"]
+for name, s in table.items():
+    level = "points" if s["best head"] > 1.5 * max(s["other thing"], s["untrained"]) else "does not stand out"
+    better = "the best head" if s["best head"] > s["mean of heads"] else "the mean of all heads"
+    print(f"{name:<24} {level}; {better} scores higher")
+print("the row to look at:", max(table, key=lambda name: table[name]["best head"]))
+
+# %%
+assert max(s["best head"] for s in table.values()) > 1.5 * max(s["area"] for s in table.values())
+caption = [s for name, s in table.items() if "row before" in name and "answer" not in name]
+print("the rows that predict a caption's words beat the other things:",
+      all(s["best head"] > s["other thing"] for s in caption))  # fmt: skip
+
+# %% [markdown]
+# Read the last line of the table's verdict before you believe any tool that draws one fixed row. A picture can
+# reach an answer by way of a word of the question, and then the answer's own row is blank while nothing is wrong;
+# or by the answer's row alone, and then the question's words are. **Pitfall 7** is in the table as well: papers
+# warn of the mean over heads, and of single heads; which is better here is a number, so both columns stand.
+#
+# By layer and head, for the caption's colors (the framed one is the inflated best, the line another thing's score):
+
+# %%
+from minillava.plots import head_grid
+
+assert ours.heads.shape[1] == len(PREDICTING)
+head_grid(ours.grid[0], "the row before a color: does it point?", baseline=table["color: the row before"]["other thing"])
+
+# %% [markdown]
+# Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
+# question points at the same place twice and scores 0; noise scores a quarter.
+
+# %%
+from minillava.grounding import specificity
+
+pairs = [(a, b) for a, b in zip(found.word, found.also, strict=True) if b]
+follows = np.array([specificity(a.maps, a.cover, b.maps, b.cover) for a, b in pairs])
+right = np.array([one.right for one in found.color])
+best = chosen_elsewhere(ours.heads[:, 0])[0]
+assert len(pairs) > 10 and len(right) == len(best) == len(seen)
+
+# %% tags=["nbval-ignore-output"]
+print(f"specific: {chosen_elsewhere(follows)[0].mean():.2f} of {len(pairs)} pictures")
+for name, these in (("rightly", best[right]), ("wrongly", best[~right])):
+    print(f"colors said {name}: the row before pointed {int(these.sum())} of {len(these)} times")
+
+# %% [markdown]
+# The last lines keep right and wrong apart. If a model points as well when it is wrong, it looked at the right
+# thing and misread it (arXiv 2510.17771 reports this of large models); a map is then no sign of a right answer.
+#
+# ## Pitfall 8: a patch is not a place
+# The language model looks at 64 rows of *features*. **Predict first:** erase one thing from the picture. How many
+# of the features outside of its box change?
+
+# %%
+from minillava.images import PatchGeometry, preprocess
+
+geometry = said.geometry
+box = tuple(round(v) for v in sight.asked["boxes"][0])
+erased = said.image.copy()
+erased.paste(erased.getpixel((0, 0)), box)
+size = model.config.vision_config.image_size
+after = model.encode_images(preprocess(erased, size)[None])[0]
+change = (after - said.features[0]).norm(dim=-1) / said.features[0].norm(dim=-1)  # [patches]
+outside = torch.from_numpy(geometry.cells(box)).flatten() == 0
+assert bool((change[outside] > 1e-3).all())
+print("features outside the box that changed:", int((change[outside] > 1e-3).sum()), "of", int(outside.sum()))
+
+# %% [markdown]
+# All of them. In the vision tower every patch has looked at every other, and "the patch over there" holds news of
+# the thing over here. A model that looks at an empty corner may be reading the star; large towers even keep notes
+# on the whole picture in empty patches (arXiv 2309.16588). So show the tower's own attention separately
+# (`record(model.vision_tower)`), and never multiply the two without saying so.
+#
+# ## Pitfall 9: the picture was padded
+# Photographs are not square. LLaVA pads them to one, then cuts it into patches; lay the grid over the
+# *photograph*, and every patch is in the wrong place.
+
+# %%
+exercise("07.pixels")
+
+
+# %%
+def to_picture(row, column, width, height, grid):
+    return NotImplemented
+
+
+check("07.pixels", to_picture)
+
+# %%
+from PIL import Image
+
+wide = Image.new("RGB", (2 * size, size), "white")
+where = PatchGeometry(*wide.size, size, model.config.vision_config.patch_size, "pad")
+row, column = where.grid // 2 - 1, 1
+step = 2 * size / where.grid
+by_hand = (column * step, row * step - size / 2, (column + 1) * step, (row + 1) * step - size / 2)
+assert_close(torch.tensor(by_hand), torch.tensor(where.box(row, column)), check_dtype=False)
+
+black = wide.copy()
+black.paste("black", tuple(round(v) for v in by_hand))
+changed = (preprocess(black, size) - preprocess(wide, size)).abs().sum(0)  # [size, size]
+patches = changed.unflatten(0, (where.grid, -1)).unflatten(2, (where.grid, -1)).sum((1, 3))
+assert divmod(int(patches.argmax()), where.grid) == (row, column)
+print("paint those pixels, and this patch of the model's input changes most:", (row, column))
+
+# %% [markdown]
+# Proven by paint: the pixels that we computed are those that the patch shows. Every map of this course goes
+# through `PatchGeometry`, the inverse of the preprocessing itself.
+#
+# ## Break it: take the evidence away
+# All of this says where a model looks. Does it *matter*? Take something away and ask again. First the thing's
+# patches, replaced by the mean patch; as many patches elsewhere; another thing's. Then only *edges* of attention:
+# the words may look anywhere but at the thing.
+#
+# **Predict first:** which costs more right answers, cutting the edges from the word that names the thing, or those
+# from the answer's row? In early layers, or in late ones?
+
+# %%
+from minillava.evaluation.attention import case
+from minillava.evaluation.damage import ablate, by_layer
+
+depth = model.config.text_config.num_hidden_layers
+halves = [half.tolist() for half in np.array_split(np.arange(depth), 2)]
+costs = ablate(model, [case(model, sight) for sight in seen[:40]], bands=halves)
+patches = {cost.removed: cost.damage for cost in costs if cost.rows == "everything"}
+assert patches["target"] > patches["as many other patches"] + 0.1
+
+# %%
+from minillava.attention_plots import damage_by_layer
+
+bands, lost, control = by_layer(costs)
+assert len(bands) == 3 and len(lost) == len(control) == 3
+damage_by_layer(bands, lost, control, "cutting the edges to the thing")
+
+# %% tags=["nbval-ignore-output"]
+for removed, damage in patches.items():
+    print(f"patches of {removed:<22} cost {100 * damage:+.0f} of 100 questions")
+cut = {(cost.rows, cost.layers): cost.damage for cost in costs if cost.removed == "target" and cost.layers}
+route = max((key for key in cut if key[1] != "all" and key[0] != "all of the question"), key=cut.get)
+print("the costliest cut: from the", *route[:1], "in layers", *route[1:])
+
+# %%
+print("the thing's patches matter, as many others do not:",
+      patches["target"] > patches["as many other patches"] + 0.1)  # fmt: skip
+
+# %% [markdown]
+# Here is what no heat map could say: the answers rest on the thing's patches, and the costliest cut names the way
+# from there to the answer. Compare it with the table: is the row that points best also the one that matters
+# most? They need not agree: weights of attention do not rank heads by what depends on them (arXiv 2509.17588). Where a
+# bar spans 0, forty questions cannot tell; `python benchmarks/attention.py` asks five hundred under three seeds.
+#
+# `minillava attend --image data/example.png "What color is the square?"` writes this for any picture: a figure,
+# and a page on which each word shows its map, with its mass.
+#
+# ## Takeaways
+# - The row before a token predicts it; record rows, not matrices. Fast attention returns nothing unasked.
+# - No map without its mass, and none without a score: pointing (arXiv 1608.00507), mass and rank in the true box
+#   (CLEVR-XAI, arXiv 2003.07258).
+# - Chance is an untrained network and another thing, not the area; choose heads on one half, score on the other.
+# - Choose the row before the head: which of them points is found out, not assumed (compare arXiv 2503.06287, where
+#   three heads are found without boxes, and `heads.find_heads`).
+# - Looking is not using. Knock out edges (arXiv 2304.14767) and patches (arXiv 2410.07149), beside controls.
