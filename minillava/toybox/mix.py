@@ -62,11 +62,11 @@ STAGE_2: Table = (
 (40,688, 6 %); detailed descriptions have somewhat less than theirs in LLaVA-Instruct (23K of 158K)."""
 
 HELD_OUT: tuple[tuple[Domain, int], ...] = (
-    (SCENES, 130),
-    (SIGNS, 100),
-    (CREATURES, 95),
-    (LESSONS, 70),
-    (SKETCH, 95),
+    (SCENES, 124),
+    (SIGNS, 94),
+    (CREATURES, 88),
+    (LESSONS, 66),
+    (SKETCH, 88),
 )
 """How many held-out pictures of each domain are asked about."""
 
