@@ -38,12 +38,11 @@ for name, part in model.named_children():
     print(f"{name:<23}{count:>10,} parameters")
 
 # %% [markdown]
-# The projector is the smallest by far, and the only part that was made for LLaVA: the vision tower and the
-# language model existed before, and had never met. In LLaVA-1.5-7B the proportions are even more lopsided:
-# 0.02 of 7 billion (LLaVA-1.5, arXiv 2310.03744, section 3).
+# The projector is the smallest by far, and the only part made for LLaVA: the vision tower and the language model
+# existed before, and had never met. In LLaVA-1.5-7B it is 0.02 of 7 billion (arXiv 2310.03744).
 #
 # ## Ask
-# This picture was never trained on. The repository ships many such, each with questions and their right answers.
+# This picture was never trained on. The repository ships many such, with questions and their right answers.
 
 # %%
 sight = next(sight for sight in sights(questions) if len(sight.things) == 3)
@@ -56,8 +55,8 @@ from transformers import TextStreamer
 said = model.answer(picture, "Describe the picture in detail.", streamer=TextStreamer(model.tokenizer))
 
 # %% [markdown]
-# It writes word after word, as every language model does; run the cell again and watch. Compare it with the
-# picture, thing by thing: what is right, what is made up? Now what the repository asks about this picture:
+# It writes word after word; run the cell again and watch. Thing by thing: what is right, what is made up? Now what
+# the repository asks about this picture:
 
 # %%
 from minillava.evaluation.metrics import normalise_answer
@@ -68,8 +67,8 @@ for row in (row for row in questions if row["image"]["bytes"] == sight.image):
     print(f"{row['question'].split(chr(10))[0]:<56}{said:<14}", "✓" if right else f"✗ {row['answer']}")
 
 # %% [markdown]
-# Behind a ✗ stands what would have been right. The answers are short because each question ends with LLaVA-1.5's
-# *format prompt* (arXiv 2310.03744, section 3.2), which the first split above cuts off. Ask something yourself:
+# Behind a ✗ stands what would have been right. Answers are short because each question ends with LLaVA-1.5's *format
+# prompt* (arXiv 2310.03744, table 7), not printed above. Ask something yourself:
 
 # %%
 from minillava.course import check, exercise
@@ -104,8 +103,7 @@ print(right, "of 100")
 
 # %% [markdown]
 # Only its own picture gets it that far: the answers come off the pixels. The
-# [card](../data/tiny-llava/README.md) has the same for every type of question, and not every type comes out so
-# well.
+# [card](../data/tiny-llava/README.md) has the same for every type of question.
 
 # %%
 exercise("00.worth")
@@ -116,11 +114,9 @@ seen = NotImplemented
 check("00.worth", seen)
 
 # %% [markdown]
-# What no accuracy shows is *how* an answer is found. For that we look at its attention.
-#
 # ## Where does it look?
 # Every word is a row of attention: how much it took from each earlier position, the picture's 64 patches among
-# them. Two rows are worth a look: that of the words that name a thing, and the one that predicts the answer.
+# them. Two rows are worth a look: that of the words naming a thing, and the one that predicts the answer.
 
 # %%
 from minillava import attention
@@ -135,9 +131,9 @@ assert max(heat.sum() for heat in heats) <= 1
 word_by_word(picture, names, heats, [heat.sum() for heat in heats], [sight.asked["boxes"]] * 2)
 
 # %% [markdown]
-# In white, the thing that the question is about. Does the light fall into the box? **Do not believe it yet**: one
-# map may be luck. Toybox knows where every thing is, so we can count. In sixty pictures, how often is the
-# brightest patch of the best single head on the right thing? And how often on *another* thing?
+# In white, the thing that is asked about. Does the light fall into the box? **Do not believe it yet**: one map may
+# be luck. Toybox knows where everything is, so count: in sixty pictures, how often is the best head's brightest
+# patch on the right thing? And how often on *another*?
 
 # %%
 from minillava.grounding import measure
@@ -153,13 +149,12 @@ clear = points["best_head"] > 1.5 * points["other_object"]
 print("it points at the right thing much more often than at another one:", clear)
 
 # %% [markdown]
-# Whatever this prints is what the shipped weights do; the text will not talk you out of it. Where the right thing
-# wins clearly, the map means something; where it does not, the model found its answer in some other way, and one
-# pretty picture would have fooled us. (`area` is what a dart would hit. It is not what chance is; lesson 07 says
-# why, and takes all of this apart.)
+# Where the right thing wins clearly, the map means something; where it does not, the model found its answer in some
+# other way, and one pretty picture would have fooled us. (`area` is what a dart would hit; that chance is more than
+# that, and what else can go wrong, is lesson 07.)
 #
 # ## Takeaways
-# - LLaVA is two pretrained models and a projector between them (LLaVA, arXiv 2304.08485, section 4.1).
+# - LLaVA is two pretrained models and a projector between them (LLaVA, arXiv 2304.08485).
 # - Patches become words: 64 here, 576 in LLaVA-1.5.
 # - An accuracy means little without its blind and shuffled twins, and a heat map little without a number.
 #
