@@ -22,6 +22,9 @@ these choices of ours:
   are kept.
 - Where the original supervises the wrong tokens (a question that ends in ` ASSISTANT:`; samples
   whose length check is skipped because they reach `model_max_length`), we supervise the answers.
+- An answer that `max_length` cuts away whole is reported (`no_answer`), and `data.audit` rules the
+  sample out; the original trains on the rest, with no label in it.
+- `plain` takes a human and a gpt turn, in this order; the original takes any two.
 - A conversation that ends with a question ends with ` ASSISTANT:` (a prompt for generation); the
   original's training code ends it with a space.
 - A text piece that starts with a space (` ASSISTANT:` right after an image) follows today's fast

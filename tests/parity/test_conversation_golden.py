@@ -10,8 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from minillava.config import IGNORE_INDEX
-from minillava.conversation import encode, pieces
+from minillava.conversation import SYSTEM, encode, pieces
 from minillava.data import Collator
+from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.records import modality_length
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -105,6 +106,24 @@ def test_the_sampler_counts_words_as_the_original_does():
     for case in counted:
         record = {"conversations": case["conversations"]} | ({"image": "a.png"} if case["has_image"] else {})
         assert modality_length(record) == case["modality_length"], case["id"]
+
+
+@pytest.mark.parametrize("question", ["<image>\nA dog?", "A dog?\n<image>", "<image>", "<image>A  dog? "])
+@pytest.mark.parametrize("name", ["vicuna_like", "vicuna_like_legacy", "single_user", "tiny"])
+def test_pieces_around_a_picture_are_tokenized_alone_after_one_bos(name, question):
+    """`tokenizer_image_token`: the pieces by the tokenizer's own call, without their `<s>` but for the first.
+
+    The tiny models' tokenizer goes by the same rule as the real ones'.
+    """
+    known = train_tokenizer(8 * [f"{SYSTEM} USER: A dog?"], 400) if name == "tiny" else tokenizer(name)
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "A  dog \n"}]
+    encoded = encode(turns, known, num_image_tokens=3)
+    first, second = encoded.prompt.split("<image>")
+    begin, end = known(first)["input_ids"], known(second)["input_ids"]
+    assert begin[0] == end[0] == known.bos_token_id == 1 and encoded.input_ids.count(1) == 1
+    image_id = known.convert_tokens_to_ids("<image>")
+    assert encoded.input_ids == begin + [image_id] * 3 + end[1:]
+    assert encoded.input_ids[-1] == known.eos_token_id == encoded.labels[-1]
 
 
 @pytest.mark.parametrize("case_id", ["p-v1-005", "p-v1-110", "p-v1-112"])

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import same
+from helpers import rewrite, same
 from safetensors.torch import save_file
 
 from minillava import checkpoints
@@ -90,6 +90,44 @@ def test_the_folder_of_a_run_or_of_a_stage(make_model, stage1, picture, tmp_path
     shutil.copytree(tmp_path / "run" / "stage2", tmp_path / "run" / "stage2-lora")
     with pytest.raises(ValueError, match="several models, say which: .*stage2-lora/model"):
         checkpoints.load(tmp_path / "run")
+
+
+def live(key: str) -> str:
+    """As transformers 5 names a LLaVA's tensors in memory."""
+    head = key.replace("language_model.lm_head", "lm_head")
+    return head if head != key else "model." + key.replace("language_model.model.", "language_model.")
+
+
+IN_THE_WILD = {
+    "llava-hf on the hub": lambda key: key.replace("vision_tower.", "vision_tower.vision_model."),
+    "saved by transformers 5": lambda key: key,
+    "transformers 5 in memory": live,
+    "in memory, as it was loaded": lambda key: live(key).replace("tower.", "tower.vision_model."),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("rename", IN_THE_WILD.values(), ids=IN_THE_WILD)
+def test_every_prefix_in_the_wild(make_model, tmp_path, rename, tied):
+    model = make_model(tied)
+    folder = checkpoints.export(model, tmp_path / "folder")
+    rewrite(folder, lambda tensors: {rename(key): tensor for key, tensor in tensors.items()})
+    assert same(checkpoints.load(folder), model)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
+def test_every_prefix_of_the_originals_projector(make_model, tmp_path, prefix):
+    """mm_projector.bin (llava/train/train.py) and non_lora_trainables.bin, layers 0 and 2."""
+    model = make_model()
+    base = checkpoints.save(model, tmp_path / "base")
+    with torch.no_grad():
+        for parameter in model.multi_modal_projector.parameters():
+            parameter.normal_()
+    names = {"linear_1": f"{prefix}mm_projector.0", "linear_2": f"{prefix}mm_projector.2"}
+    weights = model.multi_modal_projector.state_dict()
+    original = {names[k.split(".")[0]] + "." + k.split(".")[1]: t for k, t in weights.items()}
+    torch.save(original, tmp_path / "mm_projector.bin")
+    assert same(checkpoints.load(tmp_path / "mm_projector.bin", base=base), model)
 
 
 def test_an_empty_folder_and_one_of_other_things(tmp_path):
