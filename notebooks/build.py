@@ -59,7 +59,11 @@ def kept(outputs: list[dict]) -> list[dict]:
 def build(path: Path) -> Path:
     """Execute a source and write its notebook. Raises ValueError if its figures are too heavy."""
     notebook = read_source(path)
-    NotebookClient(notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": HERE}}).execute()
+    # why coalesced: in how many pieces a cell's text arrives is a matter of timing
+    client = NotebookClient(
+        notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": HERE}}, coalesce_streams=True
+    )
+    client.execute()
     figures = 0
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
