@@ -1,4 +1,5 @@
-"""Records from one kind of file into another: LLaVA's JSON list, JSON Lines, parquet with pictures inside.
+"""Records from one kind of file into another: LLaVA's JSON list, JSON Lines, parquet with pictures inside,
+in one file or in shards.
 
 Records pass through one by one, so that a file of any size takes the same memory. The result is written
 under another name and takes its place when it is whole.
@@ -10,7 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minillava.records import Record, image_key, named, picture_source, pictures, text_problem
+from minillava.shards import opened, shard_files, shard_name
 
 FIELDS = ("id", "image", "conversations")
 """What parquet keeps of a record; of a turn it keeps who speaks and the text."""
@@ -58,9 +60,11 @@ def convert(
     picture_folder: str | Path | None = None,
     skip_broken: bool = False,
     progress: bool = False,
+    shard_records: int | None = None,
 ) -> Conversion:
-    """Write the records of `source` to `target`; each is .json, .jsonl or .parquet.
+    """Write the records of `source` to `target`; each is .json, .jsonl, .parquet or a folder of shards.
 
+    With `shard_records`, `target` is a new or empty folder of parquet files with so many records each.
     Parquet embeds the pictures, read from below `image_root`, under their paths. From parquet they are
     written to `picture_folder`, which must not exist yet or be empty, under these paths again, or named
     after their content. Texts are the same after any number of conversions; parquet has one type for a
@@ -71,24 +75,30 @@ def convert(
     is for `records.audit`. Nothing is left of a conversion that fails.
     """
     source, target = Path(source), Path(target)
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"There is no record file at {source}.")
-    if target.suffix not in (".json", ".jsonl", ".parquet"):
-        raise ValueError(f"{target} is to be a .json, .jsonl or .parquet file.")
+    if shard_records is not None and (shard_records < 1 or target.suffix):
+        raise ValueError(f"Shards of at least one record go to a folder: not {shard_records} to {target}.")
+    if not shard_records and target.suffix not in (".json", ".jsonl", ".parquet"):
+        raise ValueError(f"{target} is to be a .json, .jsonl or .parquet file, or needs --shard-records.")
+    to_parquet = bool(shard_records) or target.suffix == ".parquet"
     folder = Path(picture_folder) if picture_folder else None
-    if folder and (source.suffix != ".parquet" or target.suffix == ".parquet"):
+    if folder and (not _is_parquet(source) or to_parquet):
         raise ValueError("Pictures come out only on the way from parquet to JSON: leave the folder out.")
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already: pictures go to a new or an empty folder.")
+    for new in filter(None, (folder, target if shard_records else None)):
+        if new.exists() and (not new.is_dir() or any(new.iterdir())):
+            raise ValueError(f"{new} is there already: give a new or an empty folder.")
 
     done = Conversion()
     several, total = _survey(source, progress)
     with _draft(target) as (draft, replace), _draft(folder or target) as (drawn, replace_folder):
-        writer = _text_writer(draft)
-        prepare: Callable[[Record], Record] = dict
-        if target.suffix == ".parquet":
-            writer, prepare = _parquet_writer(draft, several), partial(_embed, image_root, done)
-        elif source.suffix == ".parquet":
+        writer, prepare = _text_writer(draft), dict
+        if to_parquet:
+            prepare = partial(_embed, image_root, done)
+            writer = _parquet_writer(draft, several)
+            if shard_records:
+                writer = _sharded_writer(draft, several, shard_records)
+        elif _is_parquet(source):
             prepare = partial(_extract, folder and drawn, done)
         bar = tqdm(total=total, desc=target.name, unit=" records", disable=not progress)
         with writer as write, bar:
@@ -111,45 +121,44 @@ def convert(
 
 @contextmanager
 def _draft(final: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A place beside `final` to write to, and what puts that there, a file once it is on the disk."""
+    """A place beside `final` to write to, and what puts that there, files once they are on the disk."""
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as unfinished:
         draft = Path(unfinished, final.name)
 
         def replace() -> None:
-            if draft.is_file():
-                with open(draft, "rb+") as stream:
-                    os.fsync(stream.fileno())
-            else:
+            if not draft.is_file():
                 draft.mkdir(exist_ok=True)
+            for file in [draft] if draft.is_file() else draft.glob("*.parquet"):
+                with open(file, "rb+") as stream:
+                    os.fsync(stream.fileno())
             os.replace(draft, final)
 
         yield draft, replace
 
 
 def read(source: Path) -> Iterator[Any]:
-    """The entries of a record file, one at a time; ValueError where it is damaged."""
-    if source.suffix == ".parquet":
+    """The entries of a record file or a folder of shards, one at a time; ValueError where it is damaged."""
+    if _is_parquet(source):
         return _parquet_rows(source)
     with source.open(encoding="utf-8-sig") as stream:
         start = stream.read(4096).lstrip()
     return _json_list(source) if start.startswith("[") else _json_lines(source)
 
 
-def _opened(source: Path) -> pyarrow.parquet.ParquetFile:
-    try:
-        file = pyarrow.parquet.ParquetFile(source, pre_buffer=False)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{source} is cut off or no parquet file: {error}.") from error
-    if "conversations" not in file.schema_arrow.names:
-        raise ValueError(f"{source} has no column `conversations`, only {file.schema_arrow.names}.")
-    return file
+def _is_parquet(source: Path) -> bool:
+    return source.is_dir() or source.suffix == ".parquet"
+
+
+def _parquet_files(source: Path) -> list[Path]:
+    return shard_files(source) if source.is_dir() else [source]
 
 
 def _parquet_rows(source: Path) -> Iterator[Record]:
-    with _opened(source) as file:
-        for batch in file.iter_batches(batch_size=64):
-            yield from batch.to_pylist()
+    for name in _parquet_files(source):
+        with opened(name) as file:
+            for batch in file.iter_batches(batch_size=64):
+                yield from batch.to_pylist()
 
 
 def _json_lines(source: Path) -> Iterator[Any]:
@@ -201,11 +210,14 @@ def _json_list(source: Path) -> Iterator[Any]:
 
 def _survey(source: Path, progress: bool) -> tuple[bool, int]:
     """(does any record have several pictures, number of records), before the first one is written."""
-    if source.suffix == ".parquet":
-        with _opened(source) as file:
-            image = file.schema_arrow.field("image").type if "image" in file.schema_arrow.names else None
-            return image is not None and pyarrow.types.is_list(image), file.metadata.num_rows
     several, total = False, 0
+    if _is_parquet(source):
+        for name in _parquet_files(source):
+            with opened(name) as file:
+                schema = file.schema_arrow
+                several |= "image" in schema.names and pyarrow.types.is_list(schema.field("image").type)
+                total += file.metadata.num_rows
+        return several, total
     for record in tqdm(read(source), desc=source.name, unit=" records", disable=not progress):
         several |= isinstance(record, dict) and len(pictures(record)) > 1
         total += 1
@@ -348,6 +360,28 @@ def _parquet_writer(file: Path, several: bool) -> Iterator[Callable[[Record], No
 
         yield write
         close()
+
+
+@contextmanager
+def _sharded_writer(folder: Path, several: bool, records: int) -> Iterator[Callable[[Record], None]]:
+    """One parquet file after the other, with so many `records` each, named when their number is known."""
+    folder.mkdir()
+    shards = 0
+    with ExitStack() as current:
+        write_one, written = None, records
+
+        def write(record: Record) -> None:
+            nonlocal shards, write_one, written
+            if written == records:
+                current.close()
+                write_one = current.enter_context(_parquet_writer(folder / f"{shards}.parquet", several))
+                shards, written = shards + 1, 0
+            write_one(record)
+            written += 1
+
+        yield write
+    for number in range(shards):
+        (folder / f"{number}.parquet").rename(folder / shard_name(number, shards))
 
 
 def _name(record: Any, index: int) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.compute
 import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, Encoded, encode
 from minillava.images import open_image
+from minillava.shards import Skip, read_shards
 
 Record = dict[str, Any]
 Records = Sequence[Record] | datasets.Dataset
@@ -31,18 +33,21 @@ IN_MEMORY = 1 << 30
 """A parquet file up to this size, in bytes, is read at once."""
 
 
-def load_records(source: str | Path | Records) -> Records:
-    """Records from a JSON list (LLaVA's format), JSON Lines or parquet; a sequence stays as it is.
+def load_records(source: str | Path | Records, skip: Skip | None = None) -> Records:
+    """Records from a JSON list (LLaVA's format), JSON Lines, parquet or a folder of parquet shards; a
+    sequence stays as it is. `skip`, if given, is told of a broken shard, which is then left out.
 
     Ids may mix numbers and strings, as in the published files. Pictures stay encoded until they are
-    needed, and those of a parquet file beyond IN_MEMORY on the disk, in the cache of `datasets`. Raises
-    FileNotFoundError, or ValueError where the file holds something else.
+    needed, and those of shards, or of a parquet file beyond IN_MEMORY, on the disk, in the cache of
+    `datasets`. Raises FileNotFoundError, or ValueError where the file holds something else.
     """
     if isinstance(source, datasets.Dataset):
         return _keep_encoded(source)
     if not isinstance(source, (str, Path)):
         return source
     path = Path(source)
+    if path.is_dir():
+        return _keep_encoded(read_shards(path, skip))
     if not path.is_file():
         raise FileNotFoundError(f"There is no record file at {path}. Give a .json, .jsonl or .parquet file.")
     if path.suffix == ".parquet":
@@ -114,6 +119,33 @@ def modality_length(record: Record) -> int:
     """
     words = sum(len((turn["value"] or "").split()) for turn in record["conversations"])
     return words if pictures(record) else -words
+
+
+def modality_lengths(records: Records) -> list[int]:
+    """`modality_length` of every record; of a table without reading the pictures."""
+    if not isinstance(records, datasets.Dataset):
+        return [modality_length(record) for record in records]
+    found = []
+    for start in range(0, len(records), 1024):
+        batch = records.with_format("arrow")[start : start + 1024]
+        seen = [False] * len(batch) if "image" not in batch.column_names else _with_picture(batch["image"])
+        for has_picture, turns in zip(seen, batch["conversations"].to_pylist(), strict=True):
+            shown = {"conversations": turns} | ({"image": "there"} if has_picture else {})
+            found.append(modality_length(shown))
+    return found
+
+
+def _with_picture(images: pyarrow.ChunkedArray) -> list[bool]:
+    """Where a column of pictures, of lists of them or of paths is not empty."""
+    compute, kind = pyarrow.compute, images.type
+    if pyarrow.types.is_list(kind):
+        size = compute.list_value_length(images)
+    elif pyarrow.types.is_struct(kind):
+        sizes = [compute.binary_length(compute.struct_field(images, name)) for name in ("bytes", "path")]
+        size = compute.add(*(compute.fill_null(one, 0) for one in sizes))
+    else:
+        size = compute.binary_length(images)
+    return compute.greater(compute.fill_null(size, 0), 0).to_pylist()
 
 
 def named(record: Record, index: int) -> str:

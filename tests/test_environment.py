@@ -24,9 +24,9 @@ REQUIREMENTS = [Requirement(r) for r in PROJECT["dependencies"] + EXTRAS["dev"] 
 LAYERS = [
     "config",
     "toybox",
-    "conversation images",
+    "conversation images shards",
     "weights sampler records convert projector vision flops readout",
-    "data model",
+    "data model published",
     "bases lora inspection",
     "checkpoints",
     "saving parallel monitoring training pretrain chat shapes memory",
