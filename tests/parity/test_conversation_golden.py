@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import dataset, png
 from transformers import AutoTokenizer
 
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import SYSTEM, encode, pieces
-from minillava.data import Collator
+from minillava.data import Collator, audit
 from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.records import modality_length
 
@@ -184,3 +185,23 @@ def test_batched_as_by_the_original(batch):
     assert torch.equal(found["input_ids"], ids)
     assert torch.equal(found["attention_mask"], (layout != -1).long())
     assert torch.equal(found["labels"], torch.tensor(batch["labels"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "template"), sorted({(c["tokenizer"], c["id"].split("-")[1]) for c in CASES.values()})
+)
+def test_every_record_is_learned_from_or_listed_by_its_id(name, template):
+    """Whatever the original drops, raises or keeps: nothing comes to no label without being named before."""
+    cases = [c for c in CASES.values() if (c["tokenizer"], c["id"].split("-")[1]) == (name, template)]
+    pictures = [{"image": {"bytes": png()}} if case["has_image"] else {} for case in cases]
+    records = [
+        {"id": case["id"], "conversations": case["conversations"]} | picture
+        for case, picture in zip(cases, pictures, strict=True)
+    ]
+    report = audit(records, tokenizer=tokenizer(name), template=template, num_image_tokens=4)
+    listed = {finding.id for finding in report.problems}
+    kept = report.without_problems(records)
+    samples = dataset(kept, tokenizer(name), template=template, num_image_tokens=4)
+    assert listed | {record["id"] for record in kept} == {case["id"] for case in cases}
+    assert all((sample["labels"] != IGNORE_INDEX).any() for sample in samples)
+    assert listed >= {case["id"] for case in cases if case["reference_raises"]}
