@@ -41,17 +41,17 @@ STAGE_1: Table = (
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
 STAGE_2: Table = (
-    Share(SCENES, "questions", 270),
+    Share(SCENES, "questions", 370),
     Share(SCENES, "description", 90),
     Share(SCENES, "dialogue", 60),
     Share(SCENES, "reasoning", 50),
     Share(SCENES, "region", 50),
     Share(SCENES, "choice", 40),
     Share(SCENES, "pope", 40),
-    Share(SIGNS, "questions", 85),
-    Share(CREATURES, "questions", 85),
-    Share(LESSONS, "questions", 85),
-    Share(SKETCH, "questions", 85),
+    Share(SIGNS, "questions", 60),
+    Share(CREATURES, "questions", 60),
+    Share(LESSONS, "questions", 60),
+    Share(SKETCH, "questions", 60),
     Share(SCENES, "text", 40),
     Share(SIGNS, "text", 5),
     Share(CREATURES, "text", 5),
