@@ -23,7 +23,7 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.pretrain.notes import notes
-from minillava.toybox import language, records
+from minillava.toybox import domain, language, records
 from minillava.toybox.scene import MAX_OBJECTS
 
 NOTES_PEAK, CHAT_PEAK = 3e-3, 2e-3
@@ -137,8 +137,16 @@ def retelling_sample(index: int, tokenizer) -> Sample:
     return ids, [IGNORE_INDEX] * start + ids[start:]
 
 
+def caption_sample(index: int, tokenizer) -> Sample:
+    """A dense caption from one of the other domains, every word of it to be learned."""
+    other = corpus.OTHERS[index % len(corpus.OTHERS)]
+    text = other.captions(domain.specimen(other, "train", index, seed=404))[0]
+    ids = tokenizer(text).input_ids + [tokenizer.eos_token_id]
+    return ids, [IGNORE_INDEX, *ids[1:]]
+
+
 def pretrain_language(
-    folder: Path, tokenizer, note_steps: int = 1500, chat_steps: int = 1200, seed: int = 0
+    folder: Path, tokenizer, note_steps: int = 1500, chat_steps: int = 1500, seed: int = 0
 ) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with tokenizer and card.
 
@@ -159,8 +167,9 @@ def pretrain_language(
         samples = [chat_sample(step * 10 + i, MAX_OBJECTS, tokenizer) for i in range(10)]
         samples += [note_sample(10**6 + step * 4 + i, MAX_OBJECTS, tokenizer) for i in range(4)]
         samples += [retelling_sample(step * 2 + i, tokenizer) for i in range(2)]
+        samples += [caption_sample(step * 2 + i, tokenizer) for i in range(2)]
         copies = [repeats(words, bos, rng, 32) for _ in range(2)]
-        return next_token_loss(model, samples) + 0.5 * next_token_loss(model, copies)
+        return next_token_loss(model, samples) + 0.2 * next_token_loss(model, copies)
 
     def watch(step: int) -> str:
         model.eval()

@@ -28,13 +28,18 @@ FACTS = 40
 
 
 def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
-    """Further questions how many: of a color and a shape that are there, and of one value drawn from all."""
+    """Further questions how many: of a color and a shape that are there, and of one value drawn from all.
+
+    Half of them in full ("How many stars are there? 2"): a number has to be carried over more words than a
+    color, and with shorthand alone the chats' counts stayed at guessing.
+    """
     thing = rng.choice(scene.objects)
     asked = []
     for value in (thing.color, thing.shape, rng.choice((*COLORS, *SHAPES))):
         number = sum(value in (other.color, other.shape) for other in scene.objects)
         about = replace(scene, plan=Plan(value, number, len(scene.objects)))
-        asked += language.questions(about, rng, templates=SHORTHAND, types=("count",))
+        wording = rng.choice((SHORTHAND, language.TEMPLATES))
+        asked += language.questions(about, rng, templates=wording, types=("count",))
     return asked
 
 
