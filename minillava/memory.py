@@ -73,7 +73,7 @@ class Setup:
         nodes = f" --nodes {self.nodes}" * (self.nodes > 1)
         return (
             f"--gpu {self.gpu.name} --devices {self.devices}{nodes} --strategy {self.strategy} "
-            f"--micro-batch {self.micro_batch}{' --checkpointing' * self.checkpointing}"
+            f"--device-batch {self.micro_batch}{' --activation-checkpointing' * self.checkpointing}"
         )
 
 
