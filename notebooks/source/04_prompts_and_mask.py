@@ -386,7 +386,7 @@ print("in training: ", tokenizer.convert_ids_to_tokens(tokenizer(prompt + " blac
 #
 # ## Takeaways
 # - Stage 1 `plain`: image, caption, newline. Stage 2 `v1`: Vicuna's conversation, in which answers and their
-#   `</s>` are learned (`preprocess_plain` and `preprocess_v1` in llava/train/train.py).
+#   `</s>` are learned (arXiv 2304.08485; `preprocess_plain`, `preprocess_v1` in llava/train/train.py).
 # - The loss is the mean cross-entropy of learned tokens, each predicted from the position before it.
 # - A loss of 0 is a loss over nothing. It comes from masks found by counting and from answers cut away.
 # - Find the mask in the text, once, together with the ids; then look at the strip before you train.
