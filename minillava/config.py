@@ -173,7 +173,7 @@ PRESETS = {
                 "stage1": replace(
                     STAGE1,
                     batch_size=32,
-                    learning_rate=2e-3,
+                    learning_rate=8e-3,
                     samples=6_400,
                     max_length=512,
                     precision="32-true",
@@ -181,7 +181,7 @@ PRESETS = {
                 "stage2": replace(
                     STAGE2,
                     batch_size=16,
-                    learning_rate=1e-3,
+                    learning_rate=2e-3,
                     samples=9_600,
                     max_length=512,
                     precision="32-true",
