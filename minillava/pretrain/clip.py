@@ -140,11 +140,14 @@ def claims_loss(
     return pairs(logits, truth) + pairs(logits[rows, columns], truth[rows, columns])
 
 
-def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, seed: int = 0) -> dict:
+def pretrain_clip(
+    folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, seed: int = 0, pictures: int = 300
+) -> dict:
     """Train tiny-CLIP and save it into `folder`, a transformers CLIP folder with its tokenizer and card.
 
-    Returns the record of the training: steps, seconds and loss curve of each phase. An interrupted
-    training goes on from its last checkpoint.
+    The card's numbers come from `pictures` held-out ones, and twice as many for each domain's probes.
+    Returns the record of the training: steps, seconds and loss curve of each phase. An interrupted training
+    goes on from its last checkpoint.
     """
     torch.manual_seed(seed)
     model = build_clip(-(-len(tokenizer) // 64) * 64, tokenizer.bos_token_id, tokenizer.pad_token_id)
@@ -154,7 +157,7 @@ def pretrain_clip(folder: Path, tokenizer, phases: tuple[Phase, ...] = PHASES, s
         phase.name: train_phase(trained, tokenizer, phase, number * 10**7, folder, seed)
         for number, phase in enumerate(phases)
     }
-    return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))
+    return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer, pictures))
 
 
 def train_phase(

@@ -209,7 +209,7 @@ def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path):
         replace(phase, schedule=Schedule(2), scenes=4, mix=tuple((one, 1) for one, _ in phase.mix))
         for phase in clip.PHASES
     )
-    clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, phases)
+    clip.pretrain_clip(tmp_path / "clip", toybox_tokenizer, phases, pictures=8)
     tower = CLIPModel.from_pretrained(tmp_path / "clip")
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1
