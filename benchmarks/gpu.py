@@ -40,12 +40,14 @@ def device() -> str:
 
 @torch.no_grad()
 def draw(model: nn.Module) -> None:
-    """Matrices from N(0, 0.02), each from a seed of its own that only its name in our state_dict decides."""
+    """Weights from N(0, 0.02), each from a seed that its name in our state_dict decides; no biases."""
     from minillava.weights import ours
 
     for name, weight in model.named_parameters():
         name = ours(name.replace(".base_layer.", "."))
-        if weight.ndim > 1 and ".lora_B." not in name:
+        if name.endswith("bias"):
+            weight.zero_()
+        elif (weight.ndim > 1 or name.endswith("class_embedding")) and ".lora_B." not in name:
             generator = torch.Generator(weight.device).manual_seed(zlib.crc32(name.encode()))
             weight.normal_(0, 0.02, generator=generator)
 

@@ -1,0 +1,103 @@
+"""The benchmarks' own logic: intervals, turns, and that both sides do the same work."""
+
+import gpu
+import pytest
+import torch
+from versus import hf, measure, table
+from versus.timing import Ratio, check_same_loss, interleaved, ratio
+from versus.work import AXES, Work, check_same_batches, grown, grown_batch
+
+from minillava.config import IGNORE_INDEX
+
+
+def test_a_ratio_is_of_medians_and_its_interval_holds_it():
+    ours = [1.0, 1.1, 0.9, 1.0, 5.0]  # one round that the machine disturbed
+    found = ratio([2 * value for value in ours], ours)
+    assert found.value == found.low == found.high == 2.0  # disturbed together: in pairs it does not show
+    noisy = ratio([2.0, 2.4, 1.8, 2.1, 1.9, 2.2], [1.0, 0.9, 1.2, 1.1, 1.0, 1.05])
+    assert noisy.low < noisy.value < noisy.high
+    assert noisy.value == pytest.approx(2.05 / 1.025)
+    assert noisy == ratio([2.0, 2.4, 1.8, 2.1, 1.9, 2.2], [1.0, 0.9, 1.2, 1.1, 1.0, 1.05])
+    with pytest.raises(ValueError, match="not 2 and 1"):
+        ratio([1.0, 2.0], [1.0])
+
+
+def test_sides_take_turns_and_the_order_turns_around():
+    log, now = [], iter(range(100))
+    sides = {name: lambda name=name: log.append(name) for name in "ab"}
+    seconds = interleaved(sides, rounds=2, warmup=1, clock=lambda: next(now))
+    assert log == ["a", "b", "b", "a", "a", "b"]
+    assert seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_runs_that_part_are_not_compared():
+    assert check_same_loss([3.0, 2.0], [3.0, 2.0005], 1e-3) == pytest.approx(5e-4)
+    with pytest.raises(AssertionError, match="At step 1 our loss is 2.000000 and the peer's 2.100000"):
+        check_same_loss([3.0, 2.0], [3.0, 2.1], 1e-3)
+    with pytest.raises(AssertionError, match="2 steps of ours, but 1"):
+        check_same_loss([3.0, 2.0], [3.0], 1e-3)
+
+
+@pytest.fixture(scope="module", params=["stage1", "stage2"])
+def work(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINILLAVA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        work = Work.of(request.param, samples=8, batch=2)
+        assert len(work.records) == 8  # drawn now
+        yield work
+
+
+def test_the_peers_collator_makes_our_batch(work):
+    data = hf.opened(work.records.select(work.order))
+    for index, batch in enumerate(work.batches(2)):
+        rows = [data[i] for i in range(2 * index, 2 * index + 2)]
+        check_same_batches(batch, work.collator(rows))
+    batch["labels"][0, -1] = 3
+    with pytest.raises(AssertionError, match="differ in labels"):
+        check_same_batches(batch, work.collator(rows))
+
+
+def test_both_trainers_come_to_the_same_losses(work):
+    (stamps, ours), (_, peer) = measure.run_ours(work, 3), measure.run_peer(work, 3)
+    assert check_same_loss(ours, peer, 1e-4) > 0  # sums in another order
+    assert len(measure.periods(stamps)) == 1
+    assert max(ours) > 0
+
+
+def test_records_grow_along_their_axis_alone(work):
+    small = grown_batch(work, "pictures", 1, size=2)
+    patches = work.ours.num_image_tokens
+    for axis in AXES:
+        record, batch = grown(axis, 4), grown_batch(work, axis, 4, size=2)
+        is_image = batch["input_ids"] == work.ours.config.image_token_id
+        assert len(batch["pixel_values"]) == 2 * record["pictures"] == is_image.sum() / patches
+        assert batch["input_ids"].shape[1] > small["input_ids"].shape[1]
+    supervised = [(b["labels"] != IGNORE_INDEX).sum() for b in (small, batch)]
+    assert 3 < supervised[1] / supervised[0] <= 4  # the longer answer
+
+
+def test_a_table_says_whether_a_goal_is_reached():
+    assert table.verdict(Ratio(1.6, 1.2, 1.8), 1.5) == "1.60 (1.20-1.80) ✓ ≥ 1.5"
+    assert "✗" in table.verdict(Ratio(1.6, 1.05, 1.8), 1.5)
+    assert "✗" in table.verdict(Ratio(1.4, 1.3, 1.5), 1.5)
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch):
+    monkeypatch.setattr(gpu, "device", lambda: "cpu")
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="No GPU was found, so nothing was measured"):
+        gpu.main()
+
+
+def test_weights_are_drawn_alike_whatever_the_side_calls_them(make_config):
+    from transformers import LlavaForConditionalGeneration
+
+    from minillava.model import MiniLlava
+
+    config = make_config()
+    ours, peer = MiniLlava(config), LlavaForConditionalGeneration(config)
+    batch = gpu.samples(config, 24, 2, torch.float32)
+    batch = {name: torch.stack([sample[name] for sample in batch]) for name in batch[0]}
+    for model in (ours, peer):
+        gpu.draw(model.eval())
+    torch.testing.assert_close(ours(**batch).loss, peer(**batch).loss, rtol=0, atol=1e-5)
