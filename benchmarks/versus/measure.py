@@ -36,28 +36,24 @@ def silent() -> Iterator[None]:
             yield
 
 
-def optimizers(work: Work) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """(ours as `Stage` makes it, the peer's as `Trainer` does by default), both AdamW."""
-    stage = work.stage
-    ours = torch.optim.AdamW(parameter_groups(work.ours, stage), betas=stage.betas, eps=1e-8)
-    trained = [p for p in work.peer.parameters() if p.requires_grad]
+def both_steps(work: Work) -> tuple[Callable, Callable, Callable]:
+    """(ours, the peer's, ours with kept features): functions of a batch that train one step, -> the loss.
+
+    The first two begin at the work's weights, in copies of their own; AdamW is `Stage`'s, and what
+    `Trainer` takes by default.
+    """
+    stage, ours, peer = work.stage, copy.deepcopy(work.ours), copy.deepcopy(work.peer)
+    module, keeping = (Stage(ours, stage, 1_000, FeatureCache(limit)) for limit in (0, 1 << 30))
+    trained = [p for p in peer.parameters() if p.requires_grad]
     options = dict(lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay)
-    return ours, torch.optim.AdamW(trained, fused=True, **options)
-
-
-def both_steps(work: Work, cached: bool = False) -> tuple[Callable, Callable, Callable | None]:
-    """(ours, the peer's, ours with kept features): functions of a batch that train one step, -> the loss."""
-    module = Stage(work.ours, work.stage, 1_000, FeatureCache(0))
-    keeping = Stage(work.ours, work.stage, 1_000, FeatureCache())
-    ours, peer = optimizers(work)
-    finish = [
-        step([p for p in model.parameters() if p.requires_grad], optimizer, work.stage.max_grad_norm)
-        for model, optimizer in ((work.ours, ours), (work.peer, peer))
-    ]
+    theirs = step(trained, torch.optim.AdamW(trained, fused=True, **options), stage.max_grad_norm)
+    trained = [p for p in ours.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameter_groups(ours, stage), betas=stage.betas, eps=1e-8)
+    finish = step(trained, optimizer, stage.max_grad_norm)
     return (
-        lambda batch: finish[0](module.loss(batch)),
-        lambda batch: finish[1](work.peer(**for_peer(batch)).loss),
-        (lambda batch: finish[0](keeping.loss(batch))) if cached else None,
+        lambda batch: finish(module.loss(batch)),
+        lambda batch: theirs(peer(**for_peer(batch)).loss),
+        lambda batch: finish(keeping.loss(batch)),
     )
 
 
@@ -74,7 +70,7 @@ def flops_of(work: Work, batches: list[dict]) -> float:
 def model_step(work: Work, rounds: int) -> dict:
     """Forward, backward, clipping and the optimizer's step on batches that lie ready."""
     batches = work.batches(BATCHES)
-    ours, peer, cached = both_steps(work, cached=True)
+    ours, peer, cached = both_steps(work)
     losses = [(ours(batch), peer(batch)) for batch in batches]
     gap = check_same_loss(*zip(*losses, strict=True), TOLERANCE)
     sides = {"peer": peer, "ours": ours, "ours, features kept": cached}
