@@ -148,10 +148,11 @@ for position in by_hand:
 from minillava.course.figures import maps_row
 
 asked = sight.asked["question"]
-phrases = [asked.split()[0], sight.asked["references"][0], asked.split()[-1]]  # begins, names the thing, ends
+words = asked.split()
+phrases = [words[0], sight.asked["references"][0], words[-1]]  # begins, names the thing, ends
 at = [said.find(phrase, said.patches[-1])[-1] for phrase in phrases] + [said.start - 1]
 rows = said.on_patches(everything[:, :, at].mean((0, 1)))  # [4, grid, grid]
-titles = {f"{i + 1}: {said.tokens[p].strip()}": heat for i, (p, heat) in enumerate(zip(at, rows, strict=True))}
+titles = {f"{i}: {said.tokens[at[i - 1]].strip()}": rows[i - 1] for i in (1, 2, 3, 4)}
 assert rows.max() > 0
 maps_row(said.image, titles, {title: sight.asked["boxes"] for title in titles})
 
@@ -164,7 +165,8 @@ from minillava.attention_plots import attention_by_word
 
 blocks = {"image": said.patches, "system": range(said.patches[0])}
 blocks["question"] = range(said.patches[-1] + 1, len(said.ids))
-shares = {name: everything[:, :, at][..., list(where)].sum(-1).mean((0, 1)).tolist() for name, where in blocks.items()}
+mean = everything[:, :, at].mean((0, 1))  # [4, T]
+shares = {name: mean[:, list(where)].sum(-1).tolist() for name, where in blocks.items()}
 assert_close(torch.tensor(list(shares.values())).sum(0), torch.ones(4), atol=1e-4, rtol=1e-4)
 attention_by_word([said.tokens[p] for p in at], shares, even=len(said.patches) / len(said.ids))
 
@@ -220,10 +222,10 @@ check("07.points", points)
 from minillava.evaluation.looking import look, untrained
 from minillava.grounding import pointing, truth
 
-found = look(model, seen)  # of each picture: rows [R, layers, heads, grid, grid], the true box's patches
+found = look(model, seen)  # of each picture: rows [R, layers, heads, grid, grid], and the true box
 bare = look(untrained(model), seen)  # the same network, its weights drawn anew
 hits = [
-    [bool(truth(one.cover).flatten()[heat.argmax()]) for heat in one.maps[0].reshape(-1, *one.cover.shape)]
+    [bool(truth(one.cover).flatten()[heat.argmax()]) for layer in one.maps[0] for heat in layer]
     for one in found.color
 ]
 by_hand = torch.tensor(hits, dtype=torch.float64)  # [60, layers * heads]
@@ -320,15 +322,19 @@ for kind, names in candidates.items():
         }  # fmt: skip
 
 # %% tags=["nbval-ignore-output"]
-print(" " * 24, *(f"{column:>14}" for column in table["answer: the row before"]))
+from IPython.display import Markdown
+
+columns = table["answer: the row before"]
+lines = [f"row | {' | '.join(columns)}", "---|" + "---:|" * len(columns)]
 for name, scores in table.items():
-    print(f"{name:<24}", *(f"{score:>14.2f}" for score in scores.values()))
+    lines.append(" | ".join([name, *(f"{score:.2f}" for score in scores.values())]))
+Markdown("\n".join(lines))
 
 # %% tags=["nbval-ignore-output"]
 for name, s in table.items():
-    level = "points" if s["best head"] > 1.5 * max(s["other thing"], s["untrained"]) else "does not stand out"
-    better = "the best head" if s["best head"] > s["mean of heads"] else "the mean of all heads"
-    print(f"{name:<24} {level}; {better} scores higher")
+    clear = s["best head"] > 1.5 * max(s["other thing"], s["untrained"])
+    better = "best head" if s["best head"] > s["mean of heads"] else "mean map"
+    print(f"{name:<23}", "points; " if clear else "unclear;", better, "higher")
 print("the row to look at:", max(table, key=lambda name: table[name]["best head"]))
 
 # %%
@@ -349,7 +355,8 @@ print("the rows that predict a caption's words beat the other things:",
 from minillava.plots import head_grid
 
 assert ours.heads.shape[1] == len(PREDICTING)
-head_grid(ours.grid[0], "the row before a color: does it point?", baseline=table["color: the row before"]["other thing"])
+another = table["color: the row before"]["other thing"]
+head_grid(ours.grid[0], "the row before a color: does it point?", baseline=another)
 
 # %% [markdown]
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
@@ -388,8 +395,9 @@ size = model.config.vision_config.image_size
 after = model.encode_images(preprocess(erased, size)[None])[0]
 change = (after - said.features[0]).norm(dim=-1) / said.features[0].norm(dim=-1)  # [patches]
 outside = torch.from_numpy(geometry.cells(box)).flatten() == 0
-assert bool((change[outside] > 1e-3).all())
-print("features outside the box that changed:", int((change[outside] > 1e-3).sum()), "of", int(outside.sum()))
+changed = change[outside] > 1e-3
+assert bool(changed.all())
+print("features outside the box that changed:", int(changed.sum()), "of", len(changed))
 
 # %% [markdown]
 # All of them. In the vision tower every patch has looked at every other, and "the patch over there" holds news of
@@ -461,9 +469,9 @@ damage_by_layer(bands, lost, control, "cutting the edges to the thing")
 # %% tags=["nbval-ignore-output"]
 for removed, damage in patches.items():
     print(f"patches of {removed:<22} cost {100 * damage:+.0f} of 100 questions")
-cut = {(cost.rows, cost.layers): cost.damage for cost in costs if cost.removed == "target" and cost.layers}
-route = max((key for key in cut if key[1] != "all" and key[0] != "all of the question"), key=cut.get)
-print("the costliest cut: from the", *route[:1], "in layers", *route[1:])
+single = [cost for cost in costs if cost.removed == "target" and cost.layers not in ("", "all")]
+route = max((cost for cost in single if cost.rows != "all of the question"), key=lambda cost: cost.damage)
+print("the costliest cut: from the", route.rows, "in layers", route.layers)
 
 # %%
 print("the thing's patches matter, as many others do not:",
