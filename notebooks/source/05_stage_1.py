@@ -309,7 +309,7 @@ def captions(model, pictures):
 pictures = [made["image"] for made in held_out[:24]]
 before, after = captions(fresh(), pictures), captions(model, pictures)
 
-# %%
+# %% tags=["nbval-ignore-output"]
 from minillava.plots import answered_pictures
 
 right = [made["conversations"][1]["value"] for made in held_out[:24]]
