@@ -29,9 +29,9 @@ from transformers.utils import logging
 
 from minillava.config import Preset
 from minillava.conversation import IMAGE_TOKEN
+from minillava.decoder import packable
 from minillava.model import MiniLlava
 from minillava.projector import build_projector
-from minillava.readout import lean
 from minillava.weights import check_keys, find, parts, read_json, read_tensors, read_weights, renamed
 
 PAD_TOKEN = "<pad>"
@@ -83,7 +83,7 @@ def join(
         model = MiniLlava(config)
     model.vision_tower = tower.requires_grad_(False)
     model.multi_modal_projector = projector.to(language_model.dtype)
-    model.language_model = lean(language_model)
+    model.language_model = packable(language_model)
     return attach(model, tokenizer)
 
 

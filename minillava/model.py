@@ -27,9 +27,9 @@ from transformers.utils import ModelOutput
 
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, encode
+from minillava.decoder import decode, packable
 from minillava.images import open_image, preprocess
 from minillava.projector import build_projector
-from minillava.readout import lean
 from minillava.vision import encode_patches
 
 MAX_NEW_TOKENS = 512
@@ -69,7 +69,7 @@ class MiniLlava(nn.Module):
         self.multi_modal_projector = build_projector(
             projector_type(config), vision.hidden_size, text.hidden_size
         )
-        self.language_model = lean(LlamaForCausalLM(text))
+        self.language_model = packable(LlamaForCausalLM(text))
         # Both stages leave the tower as it is; frozen, it costs no autograd graph.
         self.vision_tower.requires_grad_(False)
         self.tokenizer = None
@@ -104,9 +104,8 @@ class MiniLlava(nn.Module):
             position t is predicted from position t-1.
         image_features [I, N, D_v]: what `encode_images` returned for these pictures, in place of
             `pixel_values`. The tower is frozen: features kept from an earlier epoch are the same.
-        all_logits: False, with labels, returns no logits and runs the language model's head, and
-            the last layer before it, only where a label is predicted. Same loss, less work: most
-            positions are picture or question.
+        all_logits: False, with labels, returns no logits, leaves padding out, and runs the last
+            layer and the head only where a label is predicted. Same loss, less work.
 
         Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
         """
@@ -114,11 +113,15 @@ class MiniLlava(nn.Module):
             image_features = self.encode_images(pixel_values)
         image_embeds = self.project(image_features)
         inputs_embeds = self.splice(input_ids, image_embeds)
-        options = {"attention_mask": attention_mask, "use_cache": False}
         decoder, head = self.language_model.model, self.language_model.lm_head
-        if labels is None:
-            hidden = decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state  # [B, T, D]
-            return MiniLlavaOutput(logits=head(hidden))
+        logits = None
+        if labels is None or all_logits:
+            hidden = decoder(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state  # [B, T, D]
+            logits = head(hidden)
+            if labels is None:
+                return MiniLlavaOutput(logits=logits)
 
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # [B, T]: what t predicts
         supervised = targets != IGNORE_INDEX
@@ -128,12 +131,10 @@ class MiniLlava(nn.Module):
                 "is no loss. Is every answer empty, or cut off? conversation.show() tells."
             )
         if all_logits:
-            logits = head(decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state)
             predictions = logits[supervised]
         else:
-            logits = None
-            options["read"] = supervised
-            predictions = head(decoder(inputs_embeds=inputs_embeds, **options).last_hidden_state)
+            read = decode(self.language_model, inputs_embeds, attention_mask, supervised)  # [S, D]
+            predictions = head(read)
         loss = F.cross_entropy(predictions.float(), targets[supervised])
         return MiniLlavaOutput(loss=loss, logits=logits)
 

@@ -161,10 +161,9 @@ class Stage(LightningModule):
 
     def loss(self, batch: dict) -> Tensor:
         features = self.cache(self.model, batch["image_keys"], batch["pixel_values"])
-        # No attention_mask: padding is on the right, where causal attention never looks, and with
-        # nothing else to mask it takes its fast kernel.
         return self.model(
             batch["input_ids"],
+            attention_mask=batch["attention_mask"],
             labels=batch["labels"],
             image_features=features,
             all_logits=False,

@@ -25,7 +25,7 @@ LAYERS = [
     "config",
     "toybox",
     "conversation images shards",
-    "weights sampler records convert projector vision flops readout",
+    "weights sampler records convert projector vision flops decoder",
     "data model published",
     "bases lora inspection",
     "checkpoints",

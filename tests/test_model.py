@@ -115,16 +115,23 @@ def test_padding_does_not_change_a_sample(make_model, tokenizer):
         torch.testing.assert_close(together[b, :length], alone[0], rtol=1e-4, atol=1e-5)
 
 
-def test_padding_on_the_right_needs_no_mask_in_training(make_model, tokenizer):
-    """`training.Stage` gives none, so that attention is causal and nothing else."""
+def test_training_leaves_padding_out_and_comes_to_the_same(make_model, tokenizer):
+    """Right or left of the tokens, with the gradients of everything that trains."""
     model, batch = make_model(), batch_of(tokenizer)
-    weight = model.language_model.get_input_embeddings().weight
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+
+    def left(rows):
+        return torch.stack([row.roll(-length) for row, length in zip(rows, lengths, strict=True)])
+
     found = []
-    for mask in (batch["attention_mask"], None):
-        loss = model(**batch | {"attention_mask": mask}, all_logits=False).loss
-        found.append((loss, *torch.autograd.grad(loss, weight)))
-    for masked, free in zip(*found, strict=True):
-        torch.testing.assert_close(free, masked, rtol=1e-4, atol=1e-6)
+    for all_logits, turn in ((True, None), (False, None), (False, left)):
+        inputs = {k: turn(v) if turn and k != "pixel_values" else v for k, v in batch.items()}
+        loss = model(**inputs, all_logits=all_logits).loss
+        trained = [p for p in model.parameters() if p.requires_grad]
+        found.append((loss, *torch.autograd.grad(loss, trained)))
+    for padded, right, other in zip(*found, strict=True):
+        torch.testing.assert_close(right, padded, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other, padded, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("empty", ["None", "zero pictures"])

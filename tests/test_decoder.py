@@ -1,0 +1,103 @@
+"""The decoder without padding, its last layer where it is read: LLaMA's numbers, and less work."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from minillava.decoder import decode, packable
+
+LENGTH, WIDTH = 12, 32
+
+
+@pytest.fixture(params=[4, 2], ids=["heads", "grouped heads"])
+def pair(request):
+    """(LLaMA as it comes, the same weights in our layers)"""
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=WIDTH,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=request.param,
+    )
+    torch.manual_seed(0)
+    whole = LlamaForCausalLM(config)
+    torch.manual_seed(1)
+    other = packable(LlamaForCausalLM(config))
+    other.load_state_dict(whole.state_dict())
+    return whole, other
+
+
+def rows(*spans):
+    """[B, T], true from a to b in sample after sample."""
+    found = torch.zeros(len(spans), LENGTH, dtype=torch.bool)
+    for row, (a, b) in zip(found, spans, strict=True):
+        row[a:b] = True
+    return found
+
+
+READ = rows((4, 7), (8, 11), (0, 0))
+FULL = rows((0, LENGTH), (0, LENGTH), (0, LENGTH))
+PADDED = rows((0, LENGTH), (0, 11), (0, 6)).long()
+LEFT = rows((3, LENGTH), (1, LENGTH), (0, LENGTH)).long()
+
+
+@pytest.mark.parametrize("read", [READ, FULL], ids=["some", "all"])
+@pytest.mark.parametrize("mask", [None, PADDED, LEFT], ids=["no mask", "padded right", "padded left"])
+def test_values_and_gradients_are_llamas(pair, mask, read):
+    read = read if mask is None else read & mask.bool()
+    found = []
+    for model, lean in zip(pair, (False, True), strict=True):
+        generator = torch.Generator().manual_seed(2)
+        embeddings = torch.randn(3, LENGTH, WIDTH, generator=generator).requires_grad_()
+        if lean:
+            hidden = decode(model, embeddings, mask, read)
+        else:
+            hidden = model.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)[0][read]
+        hidden.square().sum().backward()
+        found.append((hidden, embeddings.grad, *(p.grad for p in model.model.layers.parameters())))
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_unasked_they_are_llamas_layers_to_the_bit(pair):
+    whole, other = pair
+    ids = torch.arange(LENGTH)[None]
+    assert torch.equal(other(ids).logits, whole(ids).logits)
+    assert len(other(ids, output_hidden_states=True).hidden_states) == 3
+    assert torch.equal(other.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
+    assert other.state_dict().keys() == whole.state_dict().keys()
+    assert all(isinstance(layer, LlamaDecoderLayer) for layer in other.model.layers)
+
+
+def test_gradient_checkpointing_changes_nothing(pair):
+    _, model = pair
+    model.train()
+    gradients = []
+    for again in (False, True):
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        embeddings = torch.ones(3, LENGTH, WIDTH, requires_grad=True)
+        hidden = decode(model, embeddings, PADDED, READ & PADDED.bool())
+        gradients.append(torch.autograd.grad(hidden.square().sum(), embeddings)[0])
+    assert torch.equal(*gradients)
+
+
+def flops(model, mask, read):
+    with FlopCounterMode(display=False) as counter:
+        decode(model, torch.randn(3, LENGTH, WIDTH), mask, read)
+    return counter.get_total_flops()
+
+
+def test_it_costs_what_is_real_and_read(pair):
+    """Padding costs nothing, and of the last layer's weights only keys' and values' meet every row."""
+    _, model = pair
+    one = rows((0, 1), (0, 1), (0, 1))
+    layer = model.model.layers[-1]
+    offered = layer.self_attn.k_proj.weight.numel() + layer.self_attn.v_proj.weight.numel()
+    weights = sum(p.numel() for p in layer.parameters() if p.ndim > 1)
+    assert flops(model, None, FULL) - flops(model, None, one) >= 2 * 3 * (LENGTH - 1) * (weights - offered)
+    padding = 3 * LENGTH - int(PADDED.sum())
+    assert flops(model, None, one) - flops(model, PADDED, one) >= 2 * padding * (weights + offered)
