@@ -6,6 +6,7 @@ Shapes: B batch, T positions, S edge of the prepared picture in pixels, n pictur
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from minillava.records import (
     audit,
     image_key,
     load_records,
-    modality_length,
+    modality_lengths,
     named,
     picture_source,
     pictures,
@@ -50,7 +51,8 @@ class InstructionDataset(Dataset):
     """Records as training samples; a sample is encoded and its pictures opened when asked for.
 
     `eager=True` encodes all texts at once instead, under a progress bar. `pixels=False` leaves the
-    pictures closed, for those who keep the frozen tower's features by `image_keys`.
+    pictures closed, for those who keep the frozen tower's features by `image_keys`. `skip_broken=True`
+    puts the next record, with a picture or without as well, in the place of one that cannot be used.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class InstructionDataset(Dataset):
         max_length: int | None = 2048,
         eager: bool = False,
         pixels: bool = True,
+        skip_broken: bool = False,
     ):
+        self.skip_broken = skip_broken
         self.records = load_records(records)
         self.tokenizer, self.template, self.aspect = tokenizer, template, aspect
         self.image_size, self.num_image_tokens = image_size, num_image_tokens
@@ -81,14 +85,28 @@ class InstructionDataset(Dataset):
     @property
     def lengths(self) -> list[int]:
         """`modality_length` of every record, what `GroupedSampler` orders by."""
-        return [modality_length(record) for record in self.records]
+        return modality_lengths(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`id`, `input_ids` and `labels` [T], `pixel_values` [n, 3, S, S], n `image_keys`.
+        """`id`, `input_ids` and `labels` [T], `pixel_values` [n, 3, S, S], n `image_keys`, and what was
+        `skipped` on the way.
 
         Text only: n = 0. Raises ValueError, naming the record, for a picture that does not open and
-        a text without anything to learn.
+        a text without anything to learn; with `skip_broken`, where nothing is left.
         """
+        if not self.skip_broken:
+            return self._sample(index)
+        skipped: list[str] = []
+        has_picture = bool(pictures(self.records[index]))
+        for other in chain(range(index, len(self)), range(index)):
+            if other == index or bool(pictures(self.records[other])) == has_picture:
+                try:
+                    return self._sample(other) | {"skipped": skipped}
+                except ValueError as error:
+                    skipped.append(str(error))
+        raise ValueError(f"None of the records can be used. The last: {skipped[-1]}")
+
+    def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         encoded = self._encoded[index] if self._encoded else self._encode(record, index)
         sources = [picture_source(picture, self.image_root) for picture in pictures(record)]
@@ -98,7 +116,7 @@ class InstructionDataset(Dataset):
             try:
                 image = open_image(source, f"{file} of {named(record, index)}")
             except (FileNotFoundError, ValueError) as error:
-                raise ValueError(f"{error} `data.audit` lists all such records.") from error
+                raise ValueError(f"{error} `data.audit` lists all such; `skip_broken` goes on.") from error
             pixel_values.append(preprocess(image, self.image_size, self.aspect)[None])
         return {
             "id": str(index if record.get("id") is None else record["id"]),
@@ -106,6 +124,7 @@ class InstructionDataset(Dataset):
             "labels": torch.tensor(encoded.labels),
             "pixel_values": torch.cat(pixel_values),
             "image_keys": [image_key(source) for source in sources],
+            "skipped": [],
         }
 
     def _encode(self, record: Record, index: int) -> Encoded:
@@ -143,7 +162,7 @@ class Collator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """`ids` B, `input_ids`, `attention_mask`, `labels` [B, T], `pixel_values` [n, 3, S, S],
         `image_keys` n: pictures in the order of the samples. A text-only sample brings none, so n
-        may be 0.
+        may be 0. `skipped` says of each record that another one replaces what is wrong with it.
         """
         pad = partial(pad_sequence, batch_first=True, padding_side=self.padding_side)
         input_ids = [sample["input_ids"] for sample in samples]
@@ -155,6 +174,7 @@ class Collator:
             "labels": pad([sample["labels"] for sample in samples], padding_value=IGNORE_INDEX),
             "pixel_values": torch.cat([sample["pixel_values"] for sample in samples]),
             "image_keys": [key for sample in samples for key in sample["image_keys"]],
+            "skipped": [reason for sample in samples for reason in sample["skipped"]],
         }
 
 

@@ -70,6 +70,22 @@ class FiniteLoss(Callback):
             )
 
 
+class Skipped(Callback):
+    """Keeps `skipped.txt`: the records that broke as training ran, where it was to go on without them."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / "skipped.txt"
+
+    def on_train_batch_end(self, trainer: Trainer, module, outputs, batch: dict, *args) -> None:
+        if batch["skipped"]:
+            with self.file.open("a", encoding="utf-8") as out:  # of several processes, too: whole lines
+                out.writelines(f"step {trainer.global_step}: {reason}\n" for reason in batch["skipped"])
+
+    def count(self) -> int:
+        """How many; a step that an interruption has made twice counts once."""
+        return len(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.is_file() else 0
+
+
 class Curve(Callback):
     """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
 

@@ -24,7 +24,7 @@ from minillava import checkpoints, lora
 from minillava.config import IGNORE_INDEX, StageConfig
 from minillava.data import InstructionData, InstructionDataset, divide_anew
 from minillava.model import MiniLlava
-from minillava.monitoring import Curve, FiniteLoss, Progress
+from minillava.monitoring import Curve, FiniteLoss, Progress, Skipped
 from minillava.parallel import Sharded, choose, gathered, shard
 from minillava.records import Records
 from minillava.saving import WholeFile, recover
@@ -34,7 +34,8 @@ LAST = "last.ckpt"
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage left behind. `curve` maps "train" and "val" to (steps, losses in nats)."""
+    """What a stage left behind. `curve` maps "train" and "val" to (steps, losses in nats); `skipped` counts
+    the records that broke as it ran."""
 
     folder: Path
     steps: int
@@ -42,6 +43,7 @@ class StageResult:
     seconds: float
     resumed_from: int
     generations: list[tuple[str, str]]
+    skipped: int
 
 
 def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
@@ -244,6 +246,7 @@ def train_stage(
     save_every: int = 50,
     device_batch: int | None = None,
     num_workers: int = 0,
+    skip_broken: bool = False,
     max_steps: int | None = None,
     seed: int = 42,
     cache_bytes: int = 1 << 30,
@@ -256,12 +259,13 @@ def train_stage(
     each time validation runs), and at the end `projector.safetensors` (stage 1) or, where the language
     model trained too, a llava-hf folder `model/`; a stage with LoRA also leaves its adapters and the
     projector in `adapter/`, and has merged them into `model`. If the folder holds the checkpoint of an
-    interrupted run, training goes on from there, to the same bits (with other devices, to rounding). Of
-    several processes the first writes.
+    interrupted run, training goes on from there, to the same bits (with other devices, to rounding,
+    LoRA's dropout aside). Of several processes the first writes.
 
     `device_batch` is the number of samples in one forward pass of one device (default: its share of
     `stage.batch_size`); gradients accumulate up to the stage's batch. `num_workers` processes prepare the
-    batches of each device. `overrides` replace fields of the stage; `trainer` holds further arguments of
+    batches of each device. With `skip_broken` a record that breaks midway is replaced by the next, counted
+    and listed in `skipped.txt`. `overrides` replace fields of the stage; `trainer` holds further arguments of
     Lightning's Trainer (devices, num_nodes, accelerator, ...), its `strategy` one of `parallel.STRATEGIES`
     or Lightning's own. After fsdp2 `model` stays in shards: load what the stage left.
 
@@ -288,11 +292,12 @@ def train_stage(
             num_image_tokens=model.num_image_tokens,
             image_root=image_root,
             max_length=stage.max_length,
+            skip_broken=skip_broken,
         )
 
     train = dataset(data)
     total = min(stage.steps(len(train)), max_steps or math.inf)
-    curve = Curve(folder, probes)
+    curve, skipped = Curve(folder, probes), Skipped(folder)
     settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})
     settings["strategy"] = choose(stage, settings["strategy"], settings["devices"], settings["num_nodes"])
     engine = Trainer(
@@ -306,6 +311,7 @@ def train_stage(
         callbacks=[
             FiniteLoss(),
             curve,
+            skipped,
             Progress(stage.name, stage.batch_size),
             ModelCheckpoint(
                 folder, filename="last", every_n_train_steps=save_every, save_top_k=1,
@@ -360,6 +366,7 @@ def train_stage(
         seconds=time.perf_counter() - started,
         resumed_from=curve.resumed_from,
         generations=curve.generations,
+        skipped=skipped.count(),
     )
 
 

@@ -84,6 +84,25 @@ def test_a_picture_that_breaks_midway_is_named(tmp_path, tokenizer):
         data[0]
 
 
+def test_a_record_that_breaks_midway_is_replaced_by_the_next_of_its_kind(tmp_path, tokenizer):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(png())
+    records = [record("t"), *(record(name, f"{name}.png") for name in "abc"), record("u")]
+    data = dataset(records, tokenizer, image_root=tmp_path, skip_broken=True)
+    assert [data[i]["skipped"] for i in range(5)] == [[]] * 5
+    (tmp_path / "b.png").write_bytes(png()[:40])
+    (tmp_path / "c.png").unlink()
+    samples = [data[i] for i in range(5)]
+    assert [sample["id"] for sample in samples] == ["t", "a", "a", "a", "u"]  # past the text, and the end
+    reasons = Collator(0)(samples)["skipped"]
+    named = [next(name for name in ("'b'", "'c'") if f"(id {name})" in reason) for reason in reasons]
+    assert named == ["'b'", "'c'", "'c'"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match="None of the records can be used. The last: .*a.png"):
+        data[2]
+    assert data[4]["id"] == "u"
+
+
 def test_nothing_to_learn_from_is_an_error(tokenizer):
     for bad in (
         record("x", answer=""),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import png
 
 from minillava import checkpoints, training
 from minillava.config import PRESETS
@@ -320,3 +321,21 @@ def test_passes_that_do_not_fill_the_last_step_of_an_epoch_are_in_its_loss(make_
     options = {"batch_size": 4, "device_batch": 2, "epochs": 2}
     result = train_stage(make_model(), STAGES["stage2"], records[:7], tmp_path, **options)
     assert result.curve["train"][0] == [1, 2, 3, 4] and result.steps == 4
+
+
+def test_a_picture_that_breaks_midway_stops_the_stage_or_is_counted(make_model, records, tmp_path):
+    (tmp_path / "good.png").write_bytes(png(size=(30, 20)))
+    (tmp_path / "bad.png").write_bytes(png(size=(30, 20))[:60])
+    turns = captions(records)[0]["conversations"]
+    files = ["good.png", "good.png", "bad.png", "good.png"]
+    broken = [{"id": f"r{i}", "image": name, "conversations": turns} for i, name in enumerate(files)]
+    options = {"image_root": tmp_path, "epochs": 2}
+    with pytest.raises(ValueError, match=r"bad.png of record 2 \(id 'r2'\)"):
+        train_stage(make_model(), STAGES["stage1"], broken, tmp_path / "stops", **options)
+    result = train_stage(
+        make_model(), STAGES["stage1"], broken, tmp_path / "goes", skip_broken=True, num_workers=1, **options
+    )
+    assert result.steps == 4 and result.skipped == 2  # once in each of two epochs
+    lines = (result.folder / "skipped.txt").read_text().splitlines()
+    assert len(lines) == 2 and all("bad.png of record 2 (id 'r2')" in line for line in lines)
+    assert not (tmp_path / "stops" / "stage1" / "skipped.txt").exists()
