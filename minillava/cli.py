@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages = dict.fromkeys(name for preset in PRESETS.values() for name in preset.stages)
     p.add_argument("stage", choices=stages, metavar="STAGE", help=", ".join(stages))
     p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
-    p.add_argument("--data", metavar="FILE", help=".json, .jsonl or .parquet; default: Toybox")
+    p.add_argument("--data", metavar="FILE", help=".json, .jsonl, .parquet or shards; default: Toybox")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
     p.add_argument("--run-dir", default=Path("runs/train"), **path, help="default: %(default)s")
     p.add_argument(
@@ -133,6 +133,30 @@ def build_parser() -> argparse.ArgumentParser:
     broken = p.add_mutually_exclusive_group()
     broken.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used")
     broken.add_argument("--no-audit", action="store_true", help="an earlier audit found no problem")
+
+    p = command(
+        "plan", commands.plan, "what a stage takes before it starts: memory, steps, FLOPs, hours, disk",
+        example="minillava plan --preset llava-1.5-13b --devices 8 --gpu a100-80gb\n"
+        "  minillava plan --preset tiny --stage stage1 --gpu cpu",
+        leaves="the plan on the screen; exit code 2 if the stage cannot fit, with what would. With --json "
+        "the numbers for programs, in bytes.",
+    )  # fmt: skip
+    p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
+    p.add_argument("--stage", choices=stages, default="stage2", metavar="STAGE", help="default: %(default)s")
+    p.add_argument("--gpu", default="a100-80gb", help="of the table, or cpu: this one; default: %(default)s")
+    p.add_argument("--devices", **number, help="GPUs of a node; default: 8, of a cpu 1")
+    p.add_argument("--nodes", default=1, **number, help="default: %(default)s")
+    p.add_argument("--strategy", default="auto", help="as of train; default: %(default)s")
+    p.add_argument("--checkpointing", "--activation-checkpointing", action="store_true", help="as of train")
+    p.add_argument(
+        "--micro-batch", "--device-batch", **number,
+        help="samples in one pass of one device; default: the most that fit",
+    )  # fmt: skip
+    p.add_argument("--mfu", type=float, default=0.5, metavar="SHARE", help="default: %(default)s")
+    p.add_argument("--samples", **number, help="default: the preset's own data")
+    p.add_argument("--length", **number, help="mean positions of a sample with a picture")
+    p.add_argument("--longest", **number, help="positions of the longest sample")
+    p.add_argument("--json", **path, help="also write the numbers here")
 
     p = command(
         "evaluate", commands.evaluate, "held-out accuracy by question type, beside its baselines",
@@ -185,16 +209,30 @@ def build_parser() -> argparse.ArgumentParser:
     _model(p, loads=False)
 
     p = command(
+        "check", commands.check, "is a folder of LLaVA's published data complete, and what is missing",
+        example="minillava check playground/data\n"
+        "  minillava check LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --image-root LLaVA-Pretrain/images",
+        leaves="a table by picture folder on the screen; exit code 1 if something is not as published. "
+        "Names only: `minillava inspect` opens every picture.",
+    )  # fmt: skip
+    p.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with the JSON as published, or it")
+    p.add_argument("--set", choices=("pretrain", "mix665k"), help="default: by the file's name")
+    p.add_argument("--image-root", **path, help="where the records' picture paths begin; default: FOLDER")
+    p.add_argument("--json", **path, help="also write the numbers here")
+
+    p = command(
         "convert", commands.convert, "records between LLaVA's JSON, JSON Lines, and parquet with pictures",
         example="minillava convert llava_v1_5_mix665k.json mix.parquet --image-root images\n"
+        "  minillava convert llava_v1_5_mix665k.json mix --image-root images --shard-records 5000\n"
         "  minillava convert mix.parquet mix.jsonl --pictures pictures",
         leaves="TARGET, and with --pictures that folder: whole, or nothing. Parquet has the bytes of the "
-        "pictures inside, as `datasets` reads them; --data takes all three. How many records and "
+        "pictures inside, as `datasets` reads them; --data takes all of these. How many records and "
         "pictures, and what was left out, is on the screen.",
     )  # fmt: skip
-    p.add_argument("source", type=Path, metavar="SOURCE", help=".json, .jsonl or .parquet")
-    p.add_argument("target", type=Path, metavar="TARGET", help=".json, .jsonl or .parquet")
+    p.add_argument("source", type=Path, metavar="SOURCE", help=".json, .jsonl, .parquet or folder of shards")
+    p.add_argument("target", type=Path, metavar="TARGET", help="the same")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
+    p.add_argument("--shard-records", **number, help="make TARGET a folder of parquet files of N records")
     p.add_argument("--pictures", **path, help="new folder for the pictures that come out of parquet")
     p.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used, and say so")
 

@@ -84,6 +84,7 @@ def train(args: Arguments) -> None:
         image_root=args.image_root,
         device_batch=args.device_batch,
         num_workers=args.workers,
+        skip_broken=args.skip_broken,
         max_steps=args.max_steps,
         save_every=args.save_every,
         seed=args.seed,
@@ -94,6 +95,8 @@ def train(args: Arguments) -> None:
     _, losses = result.curve["train"]
     fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     _say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
+    if result.skipped:
+        _say(f"{result.skipped} records broke and were left out: {result.folder / 'skipped.txt'}")
     _say(f"In {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}")
 
 
@@ -149,7 +152,7 @@ def _records(preset: Preset, stage: StageConfig, args: Arguments):
     if args.data:
         from minillava.records import load_records
 
-        return load_records(args.data)
+        return load_records(args.data, skip=_say if args.skip_broken else None)
     if Path(preset.language_model).parent != DATA:
         raise ValueError(
             f"The preset {preset.name} has no data of its own: give --data FILE (LLaVA's JSON) and "
@@ -188,6 +191,34 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
         f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "
         "them, or leave them out with --skip-broken."
     )
+
+
+def plan(args: Arguments) -> None:
+    from dataclasses import replace
+
+    from minillava.plan import plan_stage, this_machine, workload
+
+    preset = PRESETS[args.preset]
+    given = {"length": args.length, "longest": args.longest}
+    given = {name: value for name, value in given.items() if value}
+    work = workload(preset, preset.stage(args.stage))
+    here = args.gpu == "cpu"
+    found = plan_stage(
+        preset,
+        args.stage,
+        this_machine() if here else args.gpu,
+        args.devices or (1 if here else 8),
+        args.nodes,
+        args.strategy,
+        args.checkpointing,
+        args.micro_batch,
+        args.mfu,
+        args.samples,
+        replace(work, **given, source=f"{work.source}; {', '.join(given)} as given") if given else work,
+    )
+    print(found)
+    _write_json(args.json, found.to_dict())
+    found.raise_if_too_large()
 
 
 def evaluate(args: Arguments) -> None:
@@ -292,11 +323,26 @@ def inspect(args: Arguments) -> None:
         print(f"The same with its pictures, for a browser: {args.html}")
 
 
+def check(args: Arguments) -> int:
+    from minillava.published import check_layout
+
+    found = check_layout(args.folder, args.set, args.image_root, progress=True)
+    print(found)
+    _write_json(args.json, found.to_dict())
+    return 1 if found.problems else 0
+
+
 def convert(args: Arguments) -> None:
     from minillava.convert import convert as run
 
     done = run(
-        args.source, args.target, args.image_root, args.pictures, skip_broken=args.skip_broken, progress=True
+        args.source,
+        args.target,
+        args.image_root,
+        args.pictures,
+        skip_broken=args.skip_broken,
+        progress=True,
+        shard_records=args.shard_records,
     )
     print(f"{done}\nThey are in {args.target}{f', the pictures in {args.pictures}' * bool(args.pictures)}.")
 

@@ -17,6 +17,7 @@ from minillava.config import PRESETS, Preset, StageConfig
 from minillava.conversation import encode
 from minillava.flops import Flops, Shapes, sample_flops
 from minillava.memory import GB, GPUS, Gpu, Memory, Setup, device_memory
+from minillava.parallel import STRATEGIES, Sharded, choose
 from minillava.records import pictures
 from minillava.shapes import StageSize, meta_config, stage_size
 from minillava.toybox import records as toybox
@@ -204,11 +205,9 @@ def plan_stage(
         raise ValueError(
             f"Give at least one device and node and an MFU in (0, 1], not {devices}, {nodes}, {mfu}."
         )
-    whole = "language_model" in row.trains and not row.lora
-    if strategy == "fsdp2" and not whole:
-        raise ValueError(f"{stage} trains little and keeps the model whole on each device: use ddp.")
-    if strategy == "auto":
-        strategy = "fsdp2" if whole and devices * nodes > 1 else "ddp"
+    if strategy not in STRATEGIES:
+        raise ValueError(f"A strategy is {', '.join(STRATEGIES)}, not {strategy}.")
+    strategy = "fsdp2" if isinstance(choose(row, strategy, devices, nodes), Sharded) else "ddp"
     setup = Setup(GPUS[gpu] if isinstance(gpu, str) else gpu, devices, nodes, strategy, checkpointing)
 
     shapes, size = Shapes.of(meta_config(preset)), stage_size(preset, stage, samples)

@@ -12,7 +12,7 @@ from PIL import Image
 from minillava import checkpoints, commands
 from minillava.cli import build_parser, main
 
-COMMANDS = "reproduce pretrain train evaluate ask attend inspect convert toybox export doctor".split()
+COMMANDS = "reproduce pretrain train plan evaluate ask attend inspect check convert toybox export doctor".split()
 QUESTION = "What color is the ball?"
 
 
@@ -375,3 +375,19 @@ def test_a_reader_that_stops_early_is_no_error():
     process.stdout.close()
     _, error = process.communicate()
     assert b"Traceback" not in error and b"BrokenPipe" not in error
+
+
+def test_plan(capsys, tmp_path):
+    wanted = ["plan", "--preset", "llava-1.5-13b", "--devices", "8", "--gpu", "a100-80gb"]
+    assert main([*wanted, "--json", str(tmp_path / "plan.json")]) == 0
+    assert "llava-1.5-13b stage2: --gpu a100-80gb --devices 8 --strategy fsdp2" in capsys.readouterr().out
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] and found["steps"] == 5198
+    crowded = ["--micro-batch", "16", "--json", str(tmp_path / "other.json")]
+    assert "what would fit: --gpu a100-80gb --devices 8" in mistake(capsys, *wanted, *crowded)
+    assert not json.loads((tmp_path / "other.json").read_text())["fits"]
+    assert main([*wanted, "--checkpointing", "--longest", "1024"]) == 0
+    assert "the longest 1024; " in capsys.readouterr().out
+    assert "has the stages" in mistake(capsys, *wanted[:-2], "--preset", "tiny", "--stage", "scienceqa")
+    assert main(["plan", "--preset", "tiny", "--stage", "stage1", "--gpu", "cpu"]) == 0
+    assert "--gpu cpu --devices 1" in capsys.readouterr().out
