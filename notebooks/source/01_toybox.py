@@ -115,7 +115,9 @@ check("01.box", normalized)
 # %%
 import json
 
-record = records.caption_record("train", 41)
+from minillava.toybox.scenes import SCENES
+
+record = records.record(SCENES, "detail", "train", 41)
 print(json.dumps(record | {"image": "(bytes of a PNG)"}, indent=1))
 
 # %%
@@ -151,10 +153,7 @@ check("01.record", caption_record)
 # in it? And LLaVA-1.5's request for brevity, "Answer the question using a single word or phrase."?
 
 # %%
-instruct = next(
-    made for made in map(lambda i: records.instruction_record("train", i), range(41, 90))
-    if made["image"] and len(made["conversations"]) >= 12
-)  # fmt: skip
+instruct = records.record(SCENES, "questions", "train", 41)
 spoken = "\n".join(f"{turn['from']:>5}: {turn['value']}" for turn in instruct["conversations"])
 print("<image>:", spoken.count("<image>"), "  format prompt:", spoken.count(language.SHORT_ANSWER))
 beside(open_image(instruct["image"]["bytes"]), spoken)
@@ -171,16 +170,16 @@ beside(open_image(instruct["image"]["bytes"]), spoken)
 from collections import Counter
 
 from minillava.course.figures import shares
+from minillava.toybox import mix
 
-
-def kind(record):
-    if not record["image"]:
-        return "text only"
-    return "detail" if records.DESCRIBE in record["conversations"][0]["value"] else "short answers"
-
-
-mix = Counter(kind(records.instruction_record("train", index)) for index in range(400))
-assert mix["text only"] and mix["detail"] and mix["short answers"] > 200
+part = {
+    "questions": "short answers", "pope": "short answers", "region": "regions", "choice": "letters",
+    "description": "detail", "dialogue": "detail", "reasoning": "detail", "text": "text only",
+}  # fmt: skip
+drawn = [mix.share(mix.STAGE_2, "train", index) for index in range(1000)]
+ours = Counter(part[row.kind] for row in drawn)
+assert Counter(drawn) == {row: row.records for row in mix.STAGE_2}
+print(ours["text only"], "of 1000 records of stage 2 have no picture")
 
 # %%
 llava = {
@@ -191,7 +190,7 @@ llava = {
     "text only": 40688,  # ShareGPT
 }
 assert sum(llava.values()) == 665298
-shares({"Toybox, of 400": {part: mix[part] for part in llava}, "LLaVA-1.5, of 665K": llava})
+shares({"Toybox, of 1000": {name: ours[name] for name in llava}, "LLaVA-1.5, of 665K": llava})
 
 # %% [markdown]
 # (The lower row is the author's recount, haotian-liu/LLaVA issue 702.) Both give about a seventeenth to text

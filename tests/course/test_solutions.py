@@ -16,6 +16,7 @@ from minillava.projector import build_projector
 from minillava.records import modality_length
 from minillava.toybox import records
 from minillava.toybox.scene import SIZE
+from minillava.toybox.scenes import SCENES
 from minillava.training import cosine_with_warmup, freeze, split_batch
 
 
@@ -23,7 +24,7 @@ def test_boxes_and_records_are_toyboxs():
     scene = records.scene("train", 3)
     boxes = [lesson01.normalized(thing.box, SIZE) for thing in scene.objects]
     assert boxes == [thing["bbox"] for thing in scene.instances()]
-    record = records.caption_record("train", 3)
+    record = records.record(SCENES, "detail", "train", 3)
     caption = record["conversations"][1]["value"]
     assert lesson01.caption_record(record["id"], record["image"], caption) == record
 
