@@ -125,7 +125,7 @@ def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, caps
     from minillava.toybox import store
 
     draw = store.evaluation
-    monkeypatch.setattr(store, "evaluation", lambda split, pictures: draw(split, 1))
+    monkeypatch.setattr(store, "evaluation", lambda split, pictures, *which: draw(split, 1, *which))
     file = tmp_path / "accuracy.json"
     argv = ["evaluate", "--model", model_folder, "--split", "val", "--limit", "3"]
     assert main([*argv, "--baselines", "majority", "--json", str(file)]) == 0
