@@ -12,7 +12,8 @@ from PIL import Image
 from minillava import checkpoints, commands
 from minillava.cli import build_parser, main
 
-COMMANDS = "reproduce pretrain train plan evaluate ask attend inspect check convert toybox export doctor".split()
+COMMANDS = """reproduce pretrain train plan evaluate ask attend inspect check convert toybox export
+doctor""".split()
 QUESTION = "What color is the ball?"
 
 
