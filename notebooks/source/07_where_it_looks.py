@@ -359,6 +359,10 @@ another = table["color: the row before"]["other thing"]
 head_grid(ours.grid[0], "the row before a color: does it point?", baseline=another)
 
 # %% [markdown]
+# If layer 1 stands out, that is no surprise: tiny-Vicuna did not grow its first lookup heads, it began with the first
+# four heads of that layer as such (`minillava/pretrain/head_start.py`), on text alone. That they point at *patches* is
+# what the stages taught. In a large model nobody knows beforehand which heads do this, so they have to be found.
+#
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
 # question points at the same place twice and scores 0; noise scores a quarter.
 
@@ -446,8 +450,8 @@ print("paint those pixels, and this patch of the model's input changes most:", (
 # patches, replaced by the mean patch; as many patches elsewhere; another thing's. Then only *edges* of attention:
 # the words may look anywhere but at the thing.
 #
-# **Predict first:** which costs more right answers, cutting the edges from the word that names the thing, or those
-# from the answer's row? In early layers, or in late ones?
+# **Predict first:** which costs most right answers, cutting the edges from the word that names the thing, from the
+# answer's row, or from all of the question at once? In early layers, or in late ones?
 
 # %%
 from minillava.evaluation.attention import case
@@ -470,17 +474,19 @@ damage_by_layer(bands, lost, control, "cutting the edges to the thing")
 for removed, damage in patches.items():
     print(f"patches of {removed:<22} cost {100 * damage:+.0f} of 100 questions")
 single = [cost for cost in costs if cost.removed == "target" and cost.layers not in ("", "all")]
-route = max((cost for cost in single if cost.rows != "all of the question"), key=lambda cost: cost.damage)
-print("the costliest cut: from the", route.rows, "in layers", route.layers)
+for rows in lost:
+    worst = max((cost for cost in single if cost.rows == rows), key=lambda cost: cost.damage)
+    print(f"edges from {rows:<22} cost at most {100 * worst.damage:+.0f}, in layers {worst.layers}")
 
 # %%
 print("the thing's patches matter, as many others do not:",
       patches["target"] > patches["as many other patches"] + 0.1)  # fmt: skip
 
 # %% [markdown]
-# Here is what no heat map could say: the answers rest on the thing's patches, and the costliest cut names the way
-# from there to the answer. Compare it with the table: is the row that points best also the one that matters
-# most? They need not agree: weights of attention do not rank heads by what depends on them (arXiv 2509.17588). Where a
+# Here is what no heat map could say: the answers rest on the thing's patches, and the costly cuts show the way from
+# there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and
+# neither alone does, the evidence takes another word's way, or several at once, and no single row is "the" map.
+# Compare with the table: weights of attention do not rank heads by what depends on them (arXiv 2509.17588). Where a
 # bar spans 0, forty questions cannot tell; `python benchmarks/attention.py` asks five hundred under three seeds.
 #
 # `minillava attend --image data/example.png "What color is the square?"` writes this for any picture: a figure,
