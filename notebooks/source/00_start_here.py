@@ -60,8 +60,11 @@ said = model.answer(picture, "Describe the picture in detail.", streamer=TextStr
 
 # %%
 from minillava.evaluation.metrics import normalise_answer
+from minillava.toybox.language import TYPES
 
-for row in (row for row in questions if row["image"]["bytes"] == sight.image):
+for row in questions:
+    if row["image"]["bytes"] != sight.image or row["type"] not in TYPES:
+        continue
     said = model.answer(picture, row["question"])
     right = normalise_answer(said) == normalise_answer(row["answer"])
     print(f"{row['question'].split(chr(10))[0]:<56}{said:<14}", "✓" if right else f"✗ {row['answer']}")
