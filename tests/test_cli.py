@@ -253,7 +253,7 @@ def test_of_several_processes_the_first_audits_and_prints(
 
     def train_stage(model, stage, rows, run_dir, **options):
         trained.append(len(rows))
-        return training.StageResult(tmp_path, 1, {"train": ([], [])}, 0.0, 0, [])
+        return training.StageResult(tmp_path, 1, {"train": ([], [])}, 0.0, 0, [], 0)
 
     monkeypatch.setattr(training, "train_stage", train_stage)
     rows = json.loads(records.read_text())
