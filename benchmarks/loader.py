@@ -1,6 +1,7 @@
 """Do the data keep up with the model, and does memory stay flat? LLaVA's layout, generated and in small.
 
-    python benchmarks/loader.py --folder /tmp/mix    # 200,000 records; some minutes on one core
+    python benchmarks/loader.py                     # 200,000 records and whole epochs of them
+    python benchmarks/loader.py --samples 16000     # the same records, less of the epochs: two minutes
 
 Writes a record file and pictures in the folders of llava_v1_5_mix665k (every sixteenth without a
 picture, one to four rounds), checks them, converts them to parquet shards, and reads an epoch of each

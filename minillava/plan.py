@@ -319,7 +319,7 @@ def workload(preset: Preset, stage: StageConfig) -> Workload:
     ).resized(stage.samples)  # fmt: skip
 
 
-def this_machine(edge: int = 1024, rounds: int = 20) -> Gpu:
+def this_machine(edge: int = 512, rounds: int = 100) -> Gpu:
     """This machine's processor as a device: free memory, and the peak that float32 matrix products of
     `edge` x `edge` reach now, with the threads that torch uses."""
     matrix = torch.ones(edge, edge)

@@ -201,7 +201,7 @@ def _missing(lost: dict[str, list[str]], wanted: Published, root: Path, listing:
         if first in wanted.folders:
             line += f" (wanted: {wanted.folders[first]})"
         if renamed := sum(listing.has_renamed(root / picture) for picture in absent):
-            line += f"; {renamed} of them with another ending: LLaVA saves all of these as .jpg"
+            line += f"; {renamed} of them under another ending (LLaVA saves all of OCR-VQA as .jpg)"
         lines.append(line)
     return lines
 

@@ -108,6 +108,11 @@ def test_activations_grow_with_the_batch_and_recomputing_keeps_one_layer():
     assert one.activations - again.activations == 31 * layer - 32 * 2048 * 4096 * 2
 
 
+def test_logits_are_three_float32_tables_of_the_positions_that_may_be_learned():
+    assert memory("llava-1.5-7b", "stage2")[0].logits == 3 * 4 * 2048 * 32064
+    assert memory("llava-1.5-7b", "stage1", longest=600)[0].logits == 3 * 4 * (600 - 576) * 32064
+
+
 def test_the_peak_is_the_fuller_of_two_moments():
     found, size = memory("llava-1.5-7b", "stage2", longest=1)
     assert found.peak == found.at_step > found.backward  # AdamW's temporary copy, and hardly an activation

@@ -69,7 +69,7 @@ def test_missing_pictures_are_counted_once_and_placed(mix):
 def test_pictures_under_another_ending_are_recognized(mix):
     (mix / "ocr_vqa/images/0.jpg").rename(mix / "ocr_vqa/images/0.gif")
     (problem,) = check_layout(mix).problems
-    assert "1 picture is missing in ocr_vqa" in problem and "1 of them with another ending" in problem
+    assert "1 picture is missing in ocr_vqa" in problem and "1 of them under another ending" in problem
 
 
 def test_counts_and_folders_that_are_not_the_published_ones(mix):
