@@ -340,8 +340,6 @@ def train_stage(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     started = time.perf_counter()
-    # With deterministic algorithms torch fills fresh memory before it is written to: here for nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False
     with isolate_rng(include_cuda=torch.cuda.is_available()):
         engine.fit(module, modules, ckpt_path=last, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
