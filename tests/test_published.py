@@ -73,9 +73,10 @@ def test_pictures_under_another_ending_are_recognized(mix):
 
 
 def test_counts_and_folders_that_are_not_the_published_ones(mix):
-    change(mix, lambda records: [*records[2:], record(9, "web/a.jpg")])
+    change(mix, lambda records: [*records[2:], record(9, "web/a.jpg"), *2 * records[-1:]])
     found = check_layout(mix).problems
-    assert "records: 22, published are 23" in found and "text-only records: 1, published are 3" in found
+    assert "records: 24, published are 23" in found and "text-only records: 1, published are 3" in found
+    assert "records with a picture in textvqa: 6, published are 4" in found
     assert "pictures in folders that are not of this set: web" in found
     assert any("1 picture is missing in web" in problem for problem in found)
 
