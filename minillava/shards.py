@@ -45,7 +45,7 @@ def opened(file: Path) -> pyarrow.parquet.ParquetFile:
     try:
         found = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file} is cut off or no parquet file: {error}.") from error
+        raise ValueError(f"{file} is cut off or no parquet file: {str(error).rstrip('.')}.") from error
     if "conversations" not in found.schema_arrow.names:
         raise ValueError(f"{file} has no column `conversations`, only {found.schema_arrow.names}.")
     return found

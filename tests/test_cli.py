@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -215,6 +216,29 @@ def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records
     assert main([*argv, "--skip-broken"]) == 0
     assert "nowhere.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "stage1" / "projector.safetensors").is_file()
+
+
+def test_train_from_shards_is_training_from_the_file_and_a_cut_shard_is_named(
+    model_folder, records, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shards = tmp_path / "mix"
+    argv = ["convert", str(records), str(shards), "--image-root", str(records.parent)]
+    assert main([*argv, "--shard-records", "16"]) == 0
+
+    def train(run, data):
+        argv = ["train", "stage2", "--from", model_folder, "--max-steps", "2", "--device-batch", "8"]
+        return [*argv, "--run-dir", str(tmp_path / run), "--data", str(data)]
+
+    assert main(train("one", records)) == main(train("two", shards)) == 0
+    one, two = ((tmp_path / run / "stage2" / "curve.csv").read_text() for run in ("one", "two"))
+    assert one == two
+    last = shards / "00001-of-00002.parquet"
+    last.write_bytes(last.read_bytes()[:-50])
+    assert "00001-of-00002.parquet is cut off" in mistake(capsys, *train("three", shards))
+    assert main([*train("three", shards), "--skip-broken"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: " in out and "\n16 records: " in out
 
 
 def test_train_stage2_lora_then_ask_its_adapters(model_folder, records, image, tmp_path, capsys):
