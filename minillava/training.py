@@ -106,7 +106,7 @@ class FeatureCache:
 
     Exact, because preprocessing is deterministic and the tower does not change. `limit` is in bytes;
     once full, further pictures are computed every time. (One epoch over 558K pictures at 576 x 1024
-    in half precision would be 658 GB, so the real presets run with `limit=0`.)
+    in half precision would be 658 GB: there the cache fills up and, in one epoch, is never read.)
     """
 
     def __init__(self, limit: int = 1 << 30):

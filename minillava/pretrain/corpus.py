@@ -3,16 +3,16 @@
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from minillava.conversation import SYSTEM
+from minillava.pretrain.notes import counts
 from minillava.toybox import domain, language, mix, records
 from minillava.toybox.claims import sample_claim
 from minillava.toybox.creatures import CREATURES
-from minillava.toybox.domain import LETTERS, Domain, Question
+from minillava.toybox.domain import LETTERS, Domain
 from minillava.toybox.lessons import LESSONS
 from minillava.toybox.mix import Share, Table
-from minillava.toybox.scene import MAX_OBJECTS, Plan, Scene
+from minillava.toybox.scene import MAX_OBJECTS
 from minillava.toybox.scenes import SCENES
 from minillava.toybox.signs import CHARACTERS, SIGNS
 from minillava.toybox.sketch import SKETCH
@@ -87,17 +87,6 @@ def _texts(index: int) -> Iterator[str]:
             yield f"{question.human()} ASSISTANT: {question.gpt()}"
 
 
-def counts(scene: Scene, rng: random.Random) -> list[Question]:
-    """Two more questions how many; a scene's own are about one value, and counting is learned last."""
-    thing = rng.choice(scene.objects)
-    asked = []
-    for value in (thing.color, thing.shape):
-        number = sum(value in (other.color, other.shape) for other in scene.objects)
-        plan = Plan(value, number, len(scene.objects))
-        asked += language.questions(replace(scene, plan=plan), rng, types=("count",))
-    return asked
-
-
 TOLD: Table = (
     Share(SCENES, "questions", 42),
     Share(SCENES, "dialogue", 8),
@@ -132,7 +121,7 @@ def conversation(index: int, seed: int, most: int = MAX_OBJECTS) -> list[dict]:
     if rng.random() < 0.12:
         pairs = [(f"{told}\n{records.DESCRIBE}", language.caption(scene))]
     else:
-        asked = language.questions(scene, rng, QUESTIONS) + counts(scene, rng)
+        asked = language.questions(scene, rng, QUESTIONS) + counts(scene, rng, (language.TEMPLATES,))
         rng.shuffle(asked)
         pairs = records.short_answers(list({question.text: question for question in asked}.values()))
         pairs[0] = (f"{told}\n{pairs[0][0]}", pairs[0][1])

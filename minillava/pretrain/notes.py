@@ -6,6 +6,7 @@ note asks about stands right before what it asks for, so that looking it up is a
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from minillava.toybox import language, records
@@ -27,27 +28,25 @@ FACTS = 40
 """The most notes about one scene."""
 
 
-def counts(scene: Scene, rng: random.Random) -> list[language.Question]:
-    """Further questions how many: of a color and a shape that are there, and of one value drawn from all.
+def counts(scene: Scene, rng: random.Random, wordings: Sequence[dict]) -> list[language.Question]:
+    """Further questions how many, each in one of the `wordings`; a scene's own are about one value.
 
-    Half of them in full ("How many stars are there? 2"): a number has to be carried over more words than a
-    color, and with shorthand alone the chats' counts stayed at guessing.
+    They ask about a color and a shape that are there, and about one value drawn from all.
     """
     thing = rng.choice(scene.objects)
     asked = []
     for value in (thing.color, thing.shape, rng.choice((*COLORS, *SHAPES))):
         number = sum(value in (other.color, other.shape) for other in scene.objects)
         about = replace(scene, plan=Plan(value, number, len(scene.objects)))
-        wording = rng.choice((SHORTHAND, language.TEMPLATES))
-        asked += language.questions(about, rng, templates=wording, types=("count",))
+        asked += language.questions(about, rng, templates=rng.choice(wordings), types=("count",))
     return asked
 
 
 def comparisons(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     """Steps towards relations between objects: "top left of right yes", "red star above bottom no".
 
-    To compare two objects, both have to be found, and their places compared; yes and no are as frequent, so
-    either half alone teaches nothing. Places named outright teach to compare.
+    To compare two objects, both have to be found, and their places compared, and of these
+    either half alone is no better than guessing. Places named outright teach to compare.
     """
     asked = []
     for _ in range(3):
@@ -69,12 +68,14 @@ def notes(index: int, seed: int, most: int) -> tuple[str, list[tuple[str, str]]]
     told = language.telling(scene, rng) if rng.random() < 0.7 else language.caption(scene)
     asked = {}
     for _ in range(2):
+        # Half of the counts stand in full: a number has to be carried over more words than a color, and with
+        # shorthand alone the chats' counts stayed at guessing.
         # Relations compare two objects and are learned last: they are asked about three times as often.
         asked |= dict(comparisons(scene, rng))
         for question in [
             *language.questions(scene, rng, FACTS, SHORTHAND),
             *language.questions(scene, rng, FACTS, SHORTHAND, types=("relation",) * 2),
-            *counts(scene, rng),
+            *counts(scene, rng, (SHORTHAND, language.TEMPLATES)),
         ]:
             asked[question.text] = question.answer
     pairs = list(asked.items())[:FACTS]
