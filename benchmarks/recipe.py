@@ -1,10 +1,11 @@
-"""What the tiny recipe is worth: three seeds, and stage 2 without stage 1 at equal steps.
+"""What the tiny recipe is worth: three seeds, stage 2 without stage 1, and both with the wrong pictures.
 
     python benchmarks/recipe.py            # an hour on two cores; goes on where it was
-    python benchmarks/recipe.py --seeds 1  # one run of `minillava reproduce` and the ablation
+    python benchmarks/recipe.py --seeds 1  # one run of `minillava reproduce` and the two ablations
 
 Prints a table in percent: the mean over seeds with a 95 % bootstrap interval over questions, each seed's
-own mean, the baselines, and seed 0 without feature alignment.
+own mean, the baselines, seed 0 without feature alignment, and seed 0 taught with other records' pictures.
+That last model is the label-shuffled control of `benchmarks/attention.py`; its folder is printed too.
 """
 
 import argparse
@@ -13,8 +14,9 @@ from pathlib import Path
 from minillava import checkpoints
 from minillava.config import PRESETS
 from minillava.evaluation import Report, evaluate
-from minillava.evaluation.metrics import bootstrap_interval, normalise_answer
-from minillava.evaluation.toybox import held_out
+from minillava.evaluation.metrics import bootstrap_interval
+from minillava.evaluation.scoring import ERROR
+from minillava.evaluation.toybox import held_out, scores
 from minillava.reproduce import reproduce
 from minillava.toybox import store
 from minillava.training import train_stage
@@ -29,25 +31,51 @@ def without_stage1(folder: Path) -> Report:
     return evaluate(model, "test")
 
 
-def right(report: Report) -> list[float]:
-    """1.0 for each question answered right with its picture, else 0.0."""
-    pairs = zip(report.predictions["sighted"], held_out(), strict=True)
-    return [float(normalise_answer(said) == normalise_answer(row["answer"])) for said, row in pairs]
+def other_pictures(records: list[dict]) -> list[dict]:
+    """The records with their pictures moved on by half of all that have one: none keeps its own."""
+    shown = [record["image"] for record in records if record["image"]]
+    moved = iter(shown[len(shown) // 2 :] + shown[: len(shown) // 2])
+    return [record | {"image": next(moved)} if record["image"] else record for record in records]
 
 
-def table(runs: list[Report], alone: Report) -> str:
-    kinds = [row["type"] for row in held_out()]
-    means = [sum(values) / len(runs) for values in zip(*(right(run) for run in runs), strict=True)]
-    names = ["type", "mean", "95 %", "each seed", "blind", "shuffled", "majority", "without stage 1"]
+def shuffled(folder: Path) -> Report:
+    """Both stages on records whose pictures belong to others: what is learned then is language alone."""
+    preset = PRESETS["tiny"]
+    model = checkpoints.from_bases(preset.vision_tower, preset.language_model, seed=0)
+    for name, make in (("stage1", store.captions), ("stage2", store.instructions)):
+        stage = preset.stages[name]
+        train_stage(model, stage, other_pictures(make("train", stage.samples).to_list()), folder)
+    return evaluate(model, "test")
+
+
+def over_seeds(runs: list[Report]) -> dict[str, list[float]]:
+    """Scores by row of the table: of each question the mean over seeds, where all have one."""
+    rows = list(held_out())
+    tables = [scores(rows, run.predictions["sighted"]) for run in runs]
+    joined = {}
+    for title in tables[0]:
+        lists = [table[title] for table in tables if title in table]
+        even = len({len(values) for values in lists}) == 1
+        joined[title] = [sum(v) / len(v) for v in zip(*lists, strict=True)] if even else sum(lists, [])
+    return joined
+
+
+def table(runs: list[Report], others: dict[str, Report]) -> str:
+    names = ["type", "mean", "95 %", "each seed", "blind", "shuffled", "majority", "oracle", *others]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for name in runs[0].counts:
-        values = [value for value, kind in zip(means, kinds, strict=True) if name in ("all", kind)]
+    for name, values in over_seeds(runs).items():
+        scale, digits = (1, 2) if name.endswith(ERROR) else (100, 1)
+
+        def shown(value: float | None, scale=scale, digits=digits) -> str:
+            return "" if value is None else f"{scale * value:.{digits}f}"
+
         low, high = bootstrap_interval(values, seed=0)
-        each = ", ".join(f"{100 * run.accuracy['sighted'][name]:.1f}" for run in runs)
-        cells = [f"{100 * sum(values) / len(values):.1f}", f"{100 * low:.1f}-{100 * high:.1f}", each]
-        for column in ("blind", "shuffled", "majority"):
-            cells.append(f"{100 * sum(run.accuracy[column][name] for run in runs) / len(runs):.1f}")
-        cells.append(f"{100 * alone.accuracy['sighted'][name]:.1f}")
+        each = ", ".join(shown(run.accuracy["sighted"].get(name)) for run in runs)
+        cells = [shown(sum(values) / len(values)), f"{shown(low)}-{shown(high)}", each]
+        for column in ("blind", "shuffled", "majority", "oracle"):
+            known = [run.accuracy[column][name] for run in runs if name in run.accuracy[column]]
+            cells.append(shown(sum(known) / len(known)) if known else "")
+        cells += [shown(report.accuracy["sighted"].get(name)) for report in others.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -58,11 +86,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/recipe"))
     args = parser.parse_args()
     runs = [reproduce(args.folder / f"seed-{seed}", seed=seed) for seed in range(args.seeds)]
-    alone = without_stage1(args.folder / "without-stage1")
-    print(table([run.report for run in runs], alone))
+    others = {
+        "without stage 1": without_stage1(args.folder / "without-stage1"),
+        "with others' pictures": shuffled(args.folder / "shuffled"),
+    }
+    print(table(runs, others))
     for seed, run in enumerate(runs):
         f1 = ", ".join(f"{when} {value:.2f}" for when, value in run.caption_f1.items())
-        print(f"seed {seed}: caption F1 {f1}; {run.seconds / 60:.1f} minutes")
+        text = ", ".join(f"{when} {value:.3f}" for when, value in run.text_loss.items())
+        print(f"seed {seed}: caption F1 {f1}; loss on text {text} nats; {run.seconds / 60:.1f} minutes")
+    print(f"The control: {args.folder / 'shuffled' / 'stage2' / 'model'}")
 
 
 if __name__ == "__main__":

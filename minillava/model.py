@@ -286,6 +286,15 @@ class MiniLlava(nn.Module):
                 [{"from": "human", "value": question}, {"from": "gpt", "value": None}]
             )
         batch = self.prepare(conversations, [[] if image is None else [image] for image in images])
+        if batch["pixel_values"] is not None:  # a picture asked about twice is looked at once
+            keys = [
+                image if isinstance(image, (str, bytes, Path)) else id(image)
+                for image in images
+                if image is not None
+            ]
+            places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+            distinct = batch.pop("pixel_values")[[keys.index(key) for key in places]]
+            batch["image_features"] = self.encode_images(distinct)[[places[key] for key in keys]]
         answers = self.generate(**batch, **generation)
         return [
             text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)

@@ -14,14 +14,16 @@ from tqdm import tqdm
 
 from minillava import checkpoints, plots
 from minillava.attention import AnswerMaps, answer_maps
-from minillava.config import PRESETS, Preset
+from minillava.config import IGNORE_INDEX, PRESETS, Preset
+from minillava.data import Collator, InstructionDataset
 from minillava.evaluation import Report, evaluate
-from minillava.evaluation.toybox import BASELINES, held_out
+from minillava.evaluation.toybox import BASELINES, ask, held_out
 from minillava.grounding import measure
 from minillava.images import open_image
 from minillava.toybox import records, store
 from minillava.toybox.draw import draw
 from minillava.toybox.language import TYPES, phrase
+from minillava.toybox.mix import STAGE_2
 from minillava.toybox.scene import Scene
 from minillava.training import StageResult, train_stage
 
@@ -37,6 +39,7 @@ class Reproduction:
     report: Report
     stages: dict[str, StageResult]
     caption_f1: dict[str, float]
+    text_loss: dict[str, float]
     seconds: float
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -65,7 +68,7 @@ def reproduce(
     model = checkpoints.from_bases(
         row.vision_tower, row.language_model, projector_type=row.projector, seed=seed
     )
-    stages, f1 = {}, {}
+    stages, f1, text = {}, {}, {}
     limit = 12 if fast_dev_run else None
     probes = _probes()
     f1["before stage 1"] = caption_f1(model, 8 if fast_dev_run else 64)
@@ -79,6 +82,9 @@ def reproduce(
         seed=seed,
     )
     f1["after stage 1"] = caption_f1(model, 8 if fast_dev_run else 64)
+    say("Asking the language model alone, with the pictures told in words: what it brings along.")
+    oracle = ask(model, "oracle", limit=limit)
+    text["before stage 2"] = text_loss(model, 8 if fast_dev_run else 64)
     say("Stage 2, visual instruction tuning: projector and language model learn, from conversations.")
     stages["stage2"] = train_stage(
         model,
@@ -89,9 +95,10 @@ def reproduce(
         probes=probes,
         seed=seed,
     )
+    text["after stage 2"] = text_loss(model, 8 if fast_dev_run else 64)
     say("Asking held-out questions about pictures never trained on.")
-    report = evaluate(model, "test", baselines=BASELINES, limit=limit)
-    result = Reproduction(folder, report, stages, f1, 0.0)
+    report = evaluate(model, "test", baselines=BASELINES, limit=limit, given={"oracle": oracle})
+    result = Reproduction(folder, report, stages, f1, text, 0.0)
     result.files = {"model": stages["stage2"].folder / "model"}
     report.save(folder)
     result.files["accuracy"] = folder / "accuracy.md"
@@ -100,7 +107,8 @@ def reproduce(
     result.files["summary"] = folder / "summary.json"
     result.files["summary"].write_text(json.dumps(_summary(result, row, seed), indent=2) + "\n")
     say(f"\n{report.to_markdown()}\n")
-    say("Caption F1 " + ", ".join(f"{when}: {value:.2f}" for when, value in f1.items()))
+    for what, found in (("Caption F1 (0-1)", f1), ("Loss on held-out text (nats)", text)):
+        say(f"{what} " + ", ".join(f"{when}: {value:.3f}" for when, value in found.items()))
     say(f"\n{result.seconds / 60:.1f} minutes. What is where:")
     for what, path in result.files.items():
         say(f"  {what:<12}{os.path.relpath(path)}")
@@ -129,6 +137,37 @@ def caption_f1(model, pictures: int, batch_size: int = 32) -> float:
         )
         scores += [objects_f1(text, scene) for text, scene in zip(texts, made, strict=True)]
     return sum(scores) / len(scores)
+
+
+@torch.no_grad()
+def text_loss(model, records: int, batch_size: int = 16) -> float:
+    """Mean loss, in nats, of the replies in held-out conversations about pictures told in words.
+
+    Stage 2 mixes such conversations in, as LLaVA does ShareGPT's, so that the language model keeps what
+    it brought: the loss after it, against the one before, says whether it did.
+    """
+    told = tuple(row for row in STAGE_2 if row.kind == "text")
+    data = InstructionDataset(
+        store.instructions("val", records, table=told),
+        model.tokenizer,
+        template="v1",
+        aspect="pad",
+        image_size=model.config.vision_config.image_size,
+        num_image_tokens=model.num_image_tokens,
+    )
+    collate, total, number = Collator(model.tokenizer.pad_token_id), 0.0, 0
+    for start in range(0, records, batch_size):
+        batch = collate([data[i] for i in range(start, min(records, start + batch_size))])
+        labels = batch["labels"].to(model.device)
+        learned = int((labels != IGNORE_INDEX).sum())
+        loss = model(
+            batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            labels=labels,
+            all_logits=False,
+        ).loss
+        total, number = total + loss.item() * learned, number + learned
+    return total / number
 
 
 def objects_f1(caption: str, scene: Scene) -> float:
@@ -214,6 +253,7 @@ def _summary(result: Reproduction, preset: Preset, seed: int) -> dict:
         "seed": seed,
         "accuracy": result.report.to_dict()["accuracy"],
         "caption_f1": result.caption_f1,
+        "text_loss": result.text_loss,
         "stages": {
             name: {
                 "steps": stage.steps,

@@ -207,6 +207,19 @@ def test_answer_looks_at_the_picture(make_model, picture):
     )
 
 
+def test_a_picture_asked_about_twice_is_looked_at_once(make_model, picture, monkeypatch):
+    """Whose answer is whose stays as it was, with questions about nothing in between."""
+    model, looked = make_model(), []
+    black = picture.point(lambda _: 0)
+    images = [picture, None, black, picture]
+    questions = ["How many?", "How many?", "How many?", "What color is the ball?"]
+    alone = [model.answer(i, q, max_new_tokens=6) for i, q in zip(images, questions, strict=True)]
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda pixels: looked.append(len(pixels)) or encode(pixels))
+    assert model.answer_batch(images, questions, max_new_tokens=6) == alone
+    assert looked == [2]
+
+
 def test_image_token_in_the_question_is_not_doubled(make_model, picture):
     model = make_model()
     plain = model.answer(picture, "How many?", max_new_tokens=4)

@@ -1,11 +1,14 @@
 """How a reply is compared with the right one: each measure that a Toybox question can name.
 
     exact    equal after `metrics.normalise_answer`, as VQA does
-    letter   the option's letter, read as ScienceQA's evaluation reads it
+    number   the same number; beside it, how far off it is
+    written  equal, capitals and all; beside it, the share of characters read (1 - character error rate)
+    letter   the option's letter, read as ScienceQA's evaluation reads it; beside it, the same by right letter
     box      the box in the reply overlaps the true one by half or more (Acc@IoU .5, as in RefCOCO)
     svg      F1 of the shapes in the code; beside it, whether it parses, and the IoU of what it draws
     because  the answer before "because"; beside it, the share of stated facts that are true
-    pope     yes or no, read as POPE does; beside it, whether the reply is yes, right or not
+    pope     yes or no, read as POPE does; beside it, whether the reply is yes, right or not, and whether a
+             yes is right (precision) and a right yes is said (recall)
     objects  F1 of the objects named, each with all its attributes; beside it, the share that is not there
 """
 
@@ -17,14 +20,27 @@ from minillava.evaluation.sketch import MATCH, box_iou, sketch_score
 Scores = dict[str, float]
 """The score, 0-1, by its name; the first, named "", is the one that a table's row is about."""
 
+PRECISION, RECALL, F1 = "precision", "recall", "F1"
+ERROR = "mean absolute error"
+"""Names of scores; an error is no share of one, but in units of what is counted."""
+
 
 def score(measure: str, reply: str, answer: str) -> Scores:
     """Scores of a reply against the right one. Raises ValueError for an unknown measure."""
     match measure:
         case "exact":
             return {"": float(normalise_answer(reply) == normalise_answer(answer))}
+        case "number":
+            right = float(normalise_answer(reply) == normalise_answer(answer))
+            return {"": right, ERROR: _off(reply, answer)}
+        case "written":
+            read = normalise_answer(reply).upper()
+            wrong = min(1.0, edits(read, answer) / len(answer))
+            return {"": float(read == answer), "characters": 1 - wrong}
         case "letter":
-            return {"": float(choice_letter(reply.strip()) == choice_letter(answer))}
+            letter = choice_letter(answer)
+            right = float(choice_letter(reply.strip()) == letter)
+            return {"": right, f"right is {letter}": right}
         case "box":
             return {"": float(box_iou(box(reply), box(answer)) >= MATCH)}
         case "svg":
@@ -40,9 +56,29 @@ def score(measure: str, reply: str, answer: str) -> Scores:
             known = sum(fact in true for fact in facts) / len(facts) if facts else 0.0
             return {"": float(given == right), "true facts": known}
         case "pope":
-            return {"": float(says_yes(reply) == says_yes(answer)), "says yes": float(says_yes(reply))}
-    known = "exact, letter, box, svg, because, pope, objects"
+            said, true = says_yes(reply), says_yes(answer)
+            scores = {"": float(said == true), "says yes": float(said)}
+            scores |= {PRECISION: float(true)} if said else {}
+            return scores | ({RECALL: float(said)} if true else {})
+    known = "exact, number, written, letter, box, svg, because, pope, objects"
     raise ValueError(f"There is no measure {measure!r}. Choose one of {known}.")
+
+
+def _off(reply: str, answer: str) -> float:
+    """How far a number is off; a reply that is none is as far off as zero."""
+    found = re.search(r"\d+", normalise_answer(reply))
+    return float(abs(int(found[0] if found else 0) - int(answer)))
+
+
+def edits(text: str, other: str) -> int:
+    """Levenshtein distance: how many characters to put in, take out or change."""
+    before = list(range(len(other) + 1))
+    for i, one in enumerate(text, 1):
+        now = [i]
+        for j, two in enumerate(other, 1):
+            now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (one != two)))
+        before = now
+    return before[-1]
 
 
 def _reasoned(text: str) -> tuple[str, list[str]]:

@@ -4,13 +4,14 @@
     blind      the question alone
     shuffled   the question with another picture of its domain
     majority   always the commonest answer to that type of question
-    oracle     the question with the picture's dense caption in words (LLaVA's text-only GPT-4)
+    oracle     the question with the picture's dense caption in words (LLaVA's text-only GPT-4); `reproduce`
+               asks the language model for it before stage 2, so it says what the base alone can do
 """
 
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from minillava.config import DATA
 from minillava.evaluation.metrics import bootstrap_interval
-from minillava.evaluation.scoring import score
+from minillava.evaluation.scoring import ERROR, F1, PRECISION, RECALL, score
 from minillava.toybox import store
 
 FROZEN = DATA / "toybox-eval.parquet"
@@ -67,12 +68,16 @@ class Report:
             "|---|---:|" + "---:|" * len(columns),
         ]
         for name, count in self.counts.items():
+            shown = "{:.2f}".format if name.endswith(ERROR) else "{:.1%}".format
             cells = []
             for column in columns:
-                cell = f"{100 * self.accuracy[column][name]:.1f}"
+                if name not in self.accuracy[column]:  # the precision of one who never says yes
+                    cells.append("")
+                    continue
+                cell = shown(self.accuracy[column][name]).rstrip("%")
                 if column == "sighted":
-                    low, high = self.interval[column][name]
-                    cell += f" [{100 * low:.1f}, {100 * high:.1f}]"
+                    low, high = (shown(end).rstrip("%") for end in self.interval[column][name])
+                    cell += f" [{low}, {high}]"
                 cells.append(cell)
             lines.append(f"| {name} | {count} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
@@ -98,12 +103,14 @@ def evaluate(
     baselines: Sequence[str] = (),
     limit: int | None = None,
     batch_size: int = 64,
+    given: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """Ask every held-out question of a Toybox split on its own and score the replies.
 
     `split` is a name of `toybox.records.SPLITS` ("test" is the shipped, frozen set) or a Dataset with
     its columns; `baselines` adds columns (see the top of this file); `limit` takes the first questions
-    only. How replies are scored, each row's `measure` says: see `scoring`.
+    only. How replies are scored, each row's `measure` says: see `scoring`. Columns whose answers are
+    `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it.
 
     Raises ValueError for an unknown split, type or baseline, or if no question is left.
     """
@@ -111,7 +118,7 @@ def evaluate(
     if wrong := set(baselines) - {*ASKED, "majority"}:
         names = ", ".join((*BASELINES, "oracle"))
         raise ValueError(f"Unknown baseline: {', '.join(sorted(wrong))}. Baselines are {names}.")
-    asked = [UNSAID | row for row in held_out(split)]
+    asked = _rows(split)
     there = dict.fromkeys(row["type"] for row in asked)
     if wrong := set(types or ()) - set(there):
         raise ValueError(f"Unknown type: {', '.join(sorted(wrong))}. Types are {', '.join(there)}.")
@@ -123,23 +130,34 @@ def evaluate(
         column: _majority(rows) if column == "majority" else _ask(model, column, rows, batch_size)
         for column in columns
     }
-    accuracy, interval, counts = {}, {}, {}
-    for column, given in answers.items():
-        table = _table(rows, given)
+    answers |= {column: list(replies) for column, replies in (given or {}).items()}
+    accuracy, interval = {}, {}
+    tables = {column: scores(rows, replies) for column, replies in answers.items()}
+    for column, table in tables.items():
         accuracy[column] = {title: sum(values) / len(values) for title, values in table.items()}
         interval[column] = {title: bootstrap_interval(values, seed=0) for title, values in table.items()}
-        counts = {title: len(values) for title, values in table.items()}
     return Report(
         split=name,
         accuracy=accuracy,
         interval=interval,
-        counts=counts,
+        counts={title: len(values) for title, values in tables["sighted"].items()},
         ids=[row["id"] for row in rows],
         predictions=answers,
     )
 
 
-def _table(rows: list[dict], given: list[str]) -> dict[str, list[float]]:
+def ask(
+    model, column: str, split: str | datasets.Dataset = "test", limit: int | None = None, batch_size: int = 64
+) -> list[str]:
+    """The model's answers to a split's questions, shown what a column of the table shows: see `evaluate`."""
+    return _ask(model, column, _rows(split)[:limit], batch_size)
+
+
+def _rows(split: str | datasets.Dataset) -> list[dict]:
+    return [UNSAID | row for row in held_out(split)]
+
+
+def scores(rows: Sequence[dict], given: Sequence[str]) -> dict[str, list[float]]:
     """All scores of one column by row of the table, in the order in which it is shown."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     everything = []
@@ -151,6 +169,10 @@ def _table(rows: list[dict], given: list[str]) -> dict[str, list[float]]:
             group[f"{row['type']}: {title}" if title else row["type"]].append(value)
     table = {"all": everything}
     for (domain, kind), group in found.items():
+        for title in [title for title in group if title.endswith(f": {PRECISION}")]:
+            # 2 TP / (TP + FP + TP + FN) is the mean of both lists as one.
+            stem = title.removesuffix(PRECISION)
+            group[stem + F1] = group[title] + group[stem + RECALL]
         plain = [value for title, values in group.items() if ": " not in title for value in values]
         table[domain if kind == "questions" else f"{domain}, {kind}"] = plain
         table |= group
@@ -159,7 +181,7 @@ def _table(rows: list[dict], given: list[str]) -> dict[str, list[float]]:
     return table
 
 
-def _whole(rows: list[dict], given: list[str], domain: str) -> list[float]:
+def _whole(rows: Sequence[dict], given: Sequence[str], domain: str) -> list[float]:
     """For each dialogue of a domain, whether every turn was answered rightly."""
     right: dict[str, float] = defaultdict(lambda: 1.0)
     for row, reply in zip(rows, given, strict=True):

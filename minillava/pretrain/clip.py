@@ -6,7 +6,7 @@ many pictures). Half of the pictures are hard negatives of their neighbor: the s
 changed. Training starts cheap, as FLIP's does (arXiv 2212.00794): pictures of one object of which the
 tower sees a quarter of the patches, those that show something; then more objects and more patches, at last
 whole pictures of five. What things are and where they are is learned together from the first step: a tower
-that first learned shapes on crops without a place never learned places well. In the last phase most
+that first learned shapes on crops without a place never learned places well. In the last two phases most
 pictures are of the other domains, with facts about their things (see `clip_facts`).
 """
 
@@ -44,7 +44,9 @@ CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
 
 MIX = ((SIGNS, 10), (CREATURES, 8), (LESSONS, 10), (SKETCH, 6))
-"""Pictures of each other domain in a batch of the last phase."""
+READING = ((SIGNS, 22), (CREATURES, 4), (LESSONS, 16), (SKETCH, 6))
+"""Pictures of each other domain in a batch of the last two phases: all alike, then most of what is learned
+last, twenty characters and up to seven particles."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ PHASES = (
     Phase("three", 3, 32, Schedule(1100, cooldown=0.3)),
     Phase("five", MAX_OBJECTS, 64, Schedule(1000, cooldown=0.5)),
     Phase("all", MAX_OBJECTS, 64, Schedule(2000, cooldown=0.3), scenes=12, mix=MIX),
+    Phase("reading", MAX_OBJECTS, 64, Schedule(2400, cooldown=0.4), scenes=8, mix=READING),
 )
 
 

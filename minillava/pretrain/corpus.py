@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 
 from minillava.conversation import SYSTEM
-from minillava.pretrain.notes import counts
 from minillava.toybox import domain, language, mix, records
 from minillava.toybox.claims import sample_claim
+from minillava.toybox.counting import counts
 from minillava.toybox.creatures import CREATURES
 from minillava.toybox.domain import LETTERS, Domain
 from minillava.toybox.lessons import LESSONS

@@ -12,7 +12,10 @@ training does the rest. The residual stream begins as three shelves of equal wid
 
     layer 0  a third of the heads fills `before`; two thirds fill `bag`, looking back by distance alone
     layer 1  most heads match `word` and `before` with the bags of all earlier positions, and put what lies
-             in the bag they find on the shelf `word`, from where the output reads
+             in the bag they find on the shelf `word`, from where the output reads; the others match `word`
+             with `before` and put down what they find there: what followed the word when it last stood here
+    last     half of the heads match `word`, where by now the answer lies, with words; what they put down is
+             the bag found there: the letter that stands before an option
 
 Measured after 300 steps of notes, on told scenes of five objects: 88 % of the notes right. From a start with
 induction heads only, which find what followed a word, it was 55 %, and two objects could not be told apart
@@ -54,7 +57,7 @@ LOOKS = (
 """Of "At the top-left is a large red star." the first sees the last three words, the second the place."""
 
 MATCHING = 4
-"""How many heads of layer 1 match; the others start random, to count with."""
+"""How many heads of layer 1 match with bags; the others find what followed."""
 
 _MATCH = 2.4
 """Scale of the matching queries and keys: one word found in a bag is worth some 4 to 6 in the logit."""
@@ -74,7 +77,7 @@ def start_with_lookup(model: LlamaForCausalLM, seed: int = 0) -> None:
     width, heads = model.config.hidden_size, model.config.num_attention_heads
     shelf, size, third = width // 3, width // heads, heads // 3
     frequency = 10_000.0 ** (-torch.arange(size // 2) / (size // 2))  # RoPE, radians a position
-    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    first, second, last = (model.model.layers[i].self_attn for i in (0, 1, -1))
 
     def random(rows: int) -> Tensor:
         """A projection of the shelf onto `rows` dimensions, blind to the constant."""
@@ -111,14 +114,30 @@ def start_with_lookup(model: LlamaForCausalLM, seed: int = 0) -> None:
                 first.v_proj.weight[head + i, part * size + i] = rms
                 first.o_proj.weight[look.shelf * shelf + part * size + i, head + i] = look.loud
 
-    # Layer 1: matching in the slow dimensions, which distance hardly turns; what is found is copied.
+    # After it: matching in the slow dimensions, which distance hardly turns; what is found is copied.
     slow = (frequency < 0.011).repeat(2)
-    for head in range(MATCHING):
-        rows = slice(head * size, (head + 1) * size)
-        match, copied = torch.zeros(size, shelf), random(size)
+
+    def find(attention, head: int, said: dict[int, float], there: int, copied: int) -> None:
+        """A head that matches shelves with the shelf `there` and puts what is on `copied` on WORD."""
+        rows, match, wire = slice(head * size, (head + 1) * size), torch.zeros(size, shelf), random(size)
         match[slow] = _MATCH * random(int(slow.sum()))
-        nothing = torch.zeros(size, shelf)
-        second.q_proj.weight[rows] = torch.cat([match, 0.7 * match, nothing], dim=1)
-        second.k_proj.weight[rows] = torch.cat([nothing, nothing, match], dim=1)
-        second.v_proj.weight[rows] = torch.cat([nothing, nothing, copied], dim=1)
-        second.o_proj.weight[:, rows] = torch.cat([copied, nothing, nothing], dim=1).T
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight[rows] = 0
+        attention.o_proj.weight[:, rows] = 0
+
+        def on(place: int) -> slice:
+            return slice(place * shelf, (place + 1) * shelf)
+
+        for place, share in said.items():
+            attention.q_proj.weight[rows, on(place)] = share * match
+        attention.k_proj.weight[rows, on(there)] = match
+        attention.v_proj.weight[rows, on(copied)] = wire
+        attention.o_proj.weight[on(WORD), rows] = wire.T
+
+    for head in range(heads):
+        if head < MATCHING:
+            find(second, head, {WORD: 1, BEFORE: 0.7}, BAG, BAG)
+        else:
+            find(second, head, {WORD: 1}, BEFORE, WORD)
+    for head in range(heads // 2):
+        find(last, head, {WORD: 1}, WORD, BAG)

@@ -4,11 +4,14 @@ Answering "what color is the star?" about a described scene is looking something
 about the star, read its color. Questions alone did not teach that in any number we could afford. So the
 weights start with the parts of that circuit (`head_start.py`), then read notes (`notes.py`): described
 scenes with many facts in shorthand, of two objects at first and five at last. Once the model looks things
-up, it learns to chat about them, as Vicuna was made from LLaMA, with some random words to copy mixed in.
+up, it learns to chat about them, as Vicuna was made from LLaMA. What the other domains and multiple choice
+take beside looking up, it learns in drills (`drills.py`) and worksheets (`worksheets.py`).
 """
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,30 +23,35 @@ from minillava.config import IGNORE_INDEX
 from minillava.conversation import SYSTEM, encode
 from minillava.pretrain import corpus
 from minillava.pretrain.card import save_base
+from minillava.pretrain.drills import lettering, spelling
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.pretrain.notes import notes
+from minillava.pretrain.worksheets import worksheet
 from minillava.toybox import domain, language, records
 from minillava.toybox.scene import MAX_OBJECTS
 
-NOTES_PEAK, CHAT_PEAK = 3e-3, 2e-3
-"""Learning rates of the two phases."""
+NOTES_PEAK, PEAK = 3e-3, 2e-3
+"""Learning rates of the first phase and of the others."""
 
 GROWTH = (0.15, 0.25, 0.35)
 """Shares of the notes' steps after which scenes may have a third, a fourth, a fifth object."""
+
+TOGETHER = 6
+"""Samples that pass the model at once."""
 
 Sample = tuple[list[int], list[int]]
 """Token ids and labels."""
 
 
 def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
-    """A LLaMA with Vicuna-1.5's settings (norm eps 1e-5, untied head) at width 192, four layers."""
+    """A LLaMA with Vicuna-1.5's settings (norm eps 1e-5, untied head) at width 192, five layers."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=192,
             intermediate_size=512,
-            num_hidden_layers=4,
+            num_hidden_layers=5,
             num_attention_heads=6,
             max_position_embeddings=2048,
             rms_norm_eps=1e-5,
@@ -53,16 +61,16 @@ def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
     )
 
 
-def repeats(words: list[int], bos: int, rng: random.Random, longest: int) -> Sample:
-    """`<s>`, random words, filler of random length, then a piece of the words again: copy it."""
-    first = rng.choices(words, k=rng.randint(6, longest))
-    filler = rng.choices(words, k=rng.randint(0, 12))
-    length = rng.randint(4, len(first))
-    start = rng.randint(0, len(first) - length)
-    piece = first[start : start + length]
-    ids = [bos, *first, *filler, *piece]
-    # The first word of the piece cannot be known; each later one can.
-    return ids, [IGNORE_INDEX] * (len(ids) - length + 1) + piece[1:]
+def sheet(told: str, pairs: list[tuple[str, str]], tokenizer) -> Sample:
+    """What is told, then questions; each reply is to be learned, and the `</s>` that ends it."""
+    ids = list(tokenizer(told).input_ids)
+    labels = [IGNORE_INDEX] * len(ids)
+    for asked, answer in pairs:
+        question, reply = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, answer))
+        reply = [*reply, tokenizer.eos_token_id]
+        ids += [*question, *reply]
+        labels += [*[IGNORE_INDEX] * len(question), *reply]
+    return ids, labels
 
 
 def note_sample(index: int, most: int, tokenizer) -> Sample:
@@ -80,17 +88,38 @@ def note_sample(index: int, most: int, tokenizer) -> Sample:
 
 def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
     """Mean cross-entropy in nats over the labeled tokens; the head runs only there."""
-    ids, labels = (
-        torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(sample[k]) for sample in samples], batch_first=True, padding_value=pad
+    samples = sorted(samples, key=lambda sample: len(sample[0]))  # those of about one length go together
+    hidden, learned = [], []
+    for first in range(0, len(samples), TOGETHER):
+        ids, labels = (
+            torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(sample[k]) for sample in samples[first : first + TOGETHER]],
+                batch_first=True,
+                padding_value=pad,
+            )
+            for k, pad in ((0, 0), (1, IGNORE_INDEX))
         )
-        for k, pad in ((0, 0), (1, IGNORE_INDEX))
-    )
-    # No mask: padding stands on the right, where no earlier token looks.
-    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
-    labels = labels[:, 1:]
-    learned = labels != IGNORE_INDEX
-    return F.cross_entropy(model.lm_head(hidden[learned]), labels[learned])
+        # No mask: padding stands on the right, where no earlier token looks.
+        states = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+        labels = labels[:, 1:]
+        hidden.append(states[labels != IGNORE_INDEX])
+        learned.append(labels[labels != IGNORE_INDEX])
+    return F.cross_entropy(model.lm_head(torch.cat(hidden)), torch.cat(learned))
+
+
+@torch.no_grad()
+def replies(model: LlamaForCausalLM, sample: Sample, end: int) -> list[bool]:
+    """Whether the model gets each reply of a sample right, to its `end`, teacher-forced."""
+    ids, labels = sample
+    best = model(torch.tensor([ids])).logits[0, :-1].argmax(-1).tolist()
+    found, correct = [], True
+    for label, guess in zip(labels[1:], best, strict=True):
+        if label != IGNORE_INDEX:
+            correct &= label == guess
+            if label == end:
+                found.append(correct)
+                correct = True
+    return found
 
 
 def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
@@ -106,19 +135,23 @@ def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
         pairs = records.short_answers(questions)
         pairs[0] = (f"{language.telling(scene, rng)}\n{pairs[0][0]}", pairs[0][1])
         row = encode(records.turns(pairs, image=False), tokenizer, has_image=False)
-        with torch.no_grad():
-            best = model(torch.tensor([row.input_ids])).logits[0, :-1].argmax(-1).tolist()
-        turn, correct = 0, True
-        for label, guess in zip(row.labels[1:], best, strict=True):
-            if label == IGNORE_INDEX:
-                continue
-            correct &= label == guess
-            if label == tokenizer.eos_token_id:
-                for kind in ("all", questions[turn].type):
-                    asked[kind] += 1
-                    right[kind] += correct
-                turn, correct = turn + 1, True
+        found = replies(model, (row.input_ids, row.labels), tokenizer.eos_token_id)
+        for question, correct in zip(questions, found, strict=True):
+            for kind in ("all", question.type):
+                asked[kind] += 1
+                right[kind] += correct
     return {kind: right[kind] / asked[kind] for kind in ("all", *language.TYPES) if asked[kind]}
+
+
+def worksheet_answers(model: LlamaForCausalLM, tokenizer, split: str, number: int) -> dict[str, float]:
+    """Exact replies (0-1) on held-out worksheets, by what they are about, teacher-forced."""
+    right, asked = Counter(), Counter()
+    for index in range(number):
+        about, told, pairs = worksheet(index, 505, split)
+        found = replies(model, sheet(told, pairs, tokenizer), tokenizer.eos_token_id)
+        right[about] += sum(found)
+        asked[about] += len(found)
+    return {about: right[about] / asked[about] for about in sorted(asked)}
 
 
 def chat_sample(index: int, most: int, tokenizer) -> Sample:
@@ -145,9 +178,17 @@ def caption_sample(index: int, tokenizer) -> Sample:
     return ids, [IGNORE_INDEX, *ids[1:]]
 
 
-def pretrain_language(
-    folder: Path, tokenizer, note_steps: int = 1500, chat_steps: int = 1500, seed: int = 0
-) -> dict:
+@dataclass(frozen=True)
+class Steps:
+    """How long each phase lasts, in optimizer steps."""
+
+    notes: int = 1500
+    chat: int = 1500
+    drills: int = 250
+    study: int = 1300
+
+
+def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int = 0) -> dict:
     """Train tiny-Vicuna and save it into `folder`, a transformers LLaMA folder with tokenizer and card.
 
     Returns the record of the training. An interrupted training goes on from its last checkpoint.
@@ -155,40 +196,60 @@ def pretrain_language(
     torch.manual_seed(seed)
     model = build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
     start_with_lookup(model, seed)
-    words = [i for token, i in tokenizer.get_vocab().items() if token.startswith("▁") and len(token) > 2]
-    bos = tokenizer.bos_token_id
 
-    def reading(step: int) -> Tensor:
-        most = 2 + sum(step >= share * note_steps for share in GROWTH)
-        return next_token_loss(model, [note_sample(step * 12 + i, most, tokenizer) for i in range(12)])
+    def draw(number: int, step: int, first: int, sample: Callable[[int], Sample]) -> list[Sample]:
+        """The step's share of the samples numbered from `first` on."""
+        return [sample(first + step * number + i) for i in range(number)]
 
-    def chatting(step: int) -> Tensor:
-        rng = random.Random(f"chat/{seed}/{step}")
-        samples = [chat_sample(step * 10 + i, MAX_OBJECTS, tokenizer) for i in range(10)]
-        samples += [note_sample(10**6 + step * 4 + i, MAX_OBJECTS, tokenizer) for i in range(4)]
-        samples += [retelling_sample(step * 2 + i, tokenizer) for i in range(2)]
-        samples += [caption_sample(step * 2 + i, tokenizer) for i in range(2)]
-        copies = [repeats(words, bos, rng, 32) for _ in range(2)]
-        return next_token_loss(model, samples) + 0.2 * next_token_loss(model, copies)
+    def note(index: int, most: int = MAX_OBJECTS) -> Sample:
+        return note_sample(index, most, tokenizer)
+
+    def chat(index: int) -> Sample:
+        return chat_sample(index, MAX_OBJECTS, tokenizer)
+
+    def retelling(index: int) -> Sample:
+        return retelling_sample(index, tokenizer)
+
+    def caption(index: int) -> Sample:
+        return caption_sample(index, tokenizer)
+
+    def drills(step: int, number: int) -> list[Sample]:
+        rng = random.Random(f"drills/{seed}/{step}")
+        return [sheet(*drill(rng), tokenizer) for drill in (spelling, lettering) for _ in range(number)]
+
+    def reading(step: int) -> list[Sample]:
+        most = 2 + sum(step >= share * steps.notes for share in GROWTH)
+        return draw(12, step, 0, lambda index: note(index, most))
+
+    def chatting(step: int) -> list[Sample]:
+        samples = draw(10, step, 0, chat) + draw(4, step, 10**6, note)
+        return samples + draw(2, step, 0, retelling) + draw(2, step, 0, caption)
+
+    def studying(step: int) -> list[Sample]:
+        samples = draw(8, step, 0, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
+        samples += draw(5, step, 10**6, chat) + draw(4, step, 2 * 10**6, note)
+        return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
     def watch(step: int) -> str:
         model.eval()
-        scores = answers(model, tokenizer, "val", 40)
+        scores = answers(model, tokenizer, "val", 40) | worksheet_answers(model, tokenizer, "val", 40)
         return " ".join(f"{kind} {100 * score:.0f}" for kind, score in scores.items())
 
     phases = {
-        "notes": (reading, Schedule(note_steps, peak=NOTES_PEAK, cooldown=0.1), None),
-        "chat": (chatting, Schedule(chat_steps, peak=CHAT_PEAK, cooldown=0.4), watch),
+        "notes": (reading, Schedule(steps.notes, peak=NOTES_PEAK, cooldown=0.1), None),
+        "chat": (chatting, Schedule(steps.chat, peak=PEAK, cooldown=0.4), watch),
+        "drills": (lambda step: drills(step, 18), Schedule(steps.drills, peak=PEAK, cooldown=0.1), None),
+        "study": (studying, Schedule(steps.study, peak=PEAK, cooldown=0.4), watch),
     }
     history = {}
-    for name, (loss, schedule, watched) in phases.items():
+    for name, (samples, schedule, watched) in phases.items():
         # While it reads notes, layer 0 goes on looking where the head start told it to: left free, the heads
         # that look far back turned to their own word before any place had been learned from them.
         for looking in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
             looking.weight.requires_grad_(name != "notes")
         history[name] = fit(
             model,
-            loss,
+            lambda step, samples=samples: next_token_loss(model, samples(step)),
             muon_and_adamw(model),
             schedule,
             folder / f"training-{name}",
@@ -202,6 +263,9 @@ CARD = ("tiny-Vicuna", "minillava pretrain lm")
 
 
 def measure(model: LlamaForCausalLM, tokenizer, scenes: int = 300) -> dict[str, str]:
-    """The card's numbers: exact match on questions about told validation scenes, by type."""
-    scores = answers(model, tokenizer, "val", scenes)
-    return {f"questions about told scenes: {kind}": f"{score:.1%}" for kind, score in scores.items()}
+    """The card's numbers: exact match on validation scenes by type, and on worksheets by domain."""
+    told = answers(model, tokenizer, "val", scenes)
+    sheets = worksheet_answers(model, tokenizer, "val", scenes)
+    table = {f"questions about told scenes: {kind}": score for kind, score in told.items()}
+    table |= {f"worksheets about {about}": score for about, score in sheets.items()}
+    return {title: f"{score:.1%}" for title, score in table.items()}

@@ -6,12 +6,11 @@ note asks about stands right before what it asks for, so that looking it up is a
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 from minillava.toybox import language, records
-from minillava.toybox.scene import COLORS, PLACES, Plan, Scene
-from minillava.toybox.shapes import SHAPES
+from minillava.toybox.counting import counts
+from minillava.toybox.scene import PLACES, Scene
 
 SHORTHAND: dict[str, tuple[str, ...]] = {
     "color": ("{x} color",),
@@ -26,20 +25,6 @@ SHORTHAND: dict[str, tuple[str, ...]] = {
 
 FACTS = 40
 """The most notes about one scene."""
-
-
-def counts(scene: Scene, rng: random.Random, wordings: Sequence[dict]) -> list[language.Question]:
-    """Further questions how many, each in one of the `wordings`; a scene's own are about one value.
-
-    They ask about a color and a shape that are there, and about one value drawn from all.
-    """
-    thing = rng.choice(scene.objects)
-    asked = []
-    for value in (thing.color, thing.shape, rng.choice((*COLORS, *SHAPES))):
-        number = sum(value in (other.color, other.shape) for other in scene.objects)
-        about = replace(scene, plan=Plan(value, number, len(scene.objects)))
-        asked += language.questions(about, rng, templates=rng.choice(wordings), types=("count",))
-    return asked
 
 
 def comparisons(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:

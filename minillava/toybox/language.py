@@ -105,14 +105,50 @@ def _refer(thing: Object, names: tuple[str, ...]) -> str:
 # --- Question types ----------------------------------------------------------------------------
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "color": ("What color is the {x}?", "Which color does the {x} have?"),
-    "shape": ("What shape is the {x}?", "Which shape does the {x} have?"),
-    "size": ("What size is the {x}?", "Is the {x} large or small?"),
-    "place": ("Where is the {x}?", "In which place is the {x}?"),
-    "exist": ("Is there {x} in the picture?", "Does the picture show {x}?"),
-    "relation": ("Is the {x} {relation} the {y}?", "Does the {x} lie {relation} the {y}?"),
-    "count": ("How many {x} are there?", "What is the number of {x}?"),
+    "color": (
+        "What color is the {x}?",
+        "Which color does the {x} have?",
+        "What is the color of the {x}?",
+        "The {x}: what color is it?",
+    ),
+    "shape": (
+        "What shape is the {x}?",
+        "Which shape does the {x} have?",
+        "What is the shape of the {x}?",
+        "The {x}: what shape is it?",
+    ),
+    "size": (
+        "What size is the {x}?",
+        "Is the {x} large or small?",
+        "What is the size of the {x}?",
+        "The {x}: what size is it?",
+    ),
+    "place": (
+        "Where is the {x}?",
+        "In which place is the {x}?",
+        "What is the place of the {x}?",
+        "The {x}: where is it?",
+    ),
+    "exist": (
+        "Is there {x} in the picture?",
+        "Does the picture show {x}?",
+        "Do you see {x}?",
+        "Is {x} there?",
+    ),
+    "relation": (
+        "Is the {x} {relation} the {y}?",
+        "Does the {x} lie {relation} the {y}?",
+        "The {x}: is it {relation} the {y}?",
+    ),
+    "count": (
+        "How many {x} are there?",
+        "What is the number of {x}?",
+        "How many {x} do you see?",
+        "The number of {x} is what?",
+    ),
 }
+"""Wordings of training, several a type, so that a visitor's own wording has a chance."""
+
 PARAPHRASES: dict[str, tuple[str, ...]] = {
     "color": ("The {x} has which color?",),
     "shape": ("The {x} has which shape?",),
@@ -218,7 +254,7 @@ def _count(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Ques
         number, words, evidence = len(scene.objects), "objects", scene.objects
         if number <= MAX_OBJECTS and rng.random() > _share_of_total(1) / _share_of_total(number):
             return None
-    return Question("count", rng.choice(templates).format(x=words), str(number), evidence)
+    return Question("count", rng.choice(templates).format(x=words), str(number), evidence, measure="number")
 
 
 TYPES: dict[str, Callable[[Scene, random.Random, tuple[str, ...]], Question | None]] = {

@@ -32,31 +32,32 @@ class Share:
 Table = tuple[Share, ...]
 
 STAGE_1: Table = (
-    Share(SCENES, "detail", 600),
-    Share(SIGNS, "detail", 100),
-    Share(CREATURES, "detail", 100),
-    Share(LESSONS, "detail", 100),
+    Share(SCENES, "detail", 500),
+    Share(SIGNS, "detail", 150),
+    Share(CREATURES, "detail", 110),
+    Share(LESSONS, "detail", 140),
     Share(SKETCH, "detail", 100),
 )
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
 STAGE_2: Table = (
-    Share(SCENES, "questions", 370),
-    Share(SCENES, "description", 90),
-    Share(SCENES, "dialogue", 60),
-    Share(SCENES, "reasoning", 50),
+    Share(SCENES, "questions", 250),
+    Share(SCENES, "description", 80),
+    Share(SCENES, "dialogue", 40),
+    Share(SCENES, "reasoning", 60),
     Share(SCENES, "region", 50),
-    Share(SCENES, "choice", 40),
-    Share(SCENES, "pope", 40),
-    Share(SIGNS, "questions", 60),
-    Share(CREATURES, "questions", 60),
-    Share(LESSONS, "questions", 60),
+    Share(SCENES, "counting", 60),
+    Share(SCENES, "choice", 60),
+    Share(SCENES, "pope", 30),
+    Share(SIGNS, "questions", 90),
+    Share(CREATURES, "questions", 80),
+    Share(LESSONS, "questions", 80),
     Share(SKETCH, "questions", 60),
-    Share(SCENES, "text", 40),
-    Share(SIGNS, "text", 5),
-    Share(CREATURES, "text", 5),
-    Share(LESSONS, "text", 5),
-    Share(SKETCH, "text", 5),
+    Share(SCENES, "text", 30),
+    Share(SIGNS, "text", 8),
+    Share(CREATURES, "text", 6),
+    Share(LESSONS, "text", 10),
+    Share(SKETCH, "text", 6),
 )
 """Scenes are the bulk, as COCO is of LLaVA-1.5's 665K. Text-only records have the share of ShareGPT's there
 (40,688, 6 %); detailed descriptions have somewhat less than theirs in LLaVA-Instruct (23K of 158K)."""

@@ -271,6 +271,9 @@ _WORDINGS = {
 """Wordings by type: those of training, then those that no training question uses."""
 
 
+_MEASURES = {"sign": "written", "sign_count": "number"}
+
+
 def _questions(sign: Sign, rng: random.Random, held_out: bool) -> list[Question]:
     board, *characters = _things(sign)
     ordinal = rng.choice(_ORDINALS)
@@ -290,7 +293,13 @@ def _questions(sign: Sign, rng: random.Random, held_out: bool) -> list[Question]
         ("sign_color", "", sign.color, [board]),
     )
     asked = [
-        Question(kind, rng.choice(_WORDINGS[kind][held_out]).format(x=word), answer, tuple(rests_on))
+        Question(
+            kind,
+            rng.choice(_WORDINGS[kind][held_out]).format(x=word),
+            answer,
+            tuple(rests_on),
+            measure=_MEASURES.get(kind, "exact"),
+        )
         for kind, word, answer, rests_on in facts
     ]
     rng.shuffle(asked)

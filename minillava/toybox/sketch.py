@@ -215,6 +215,9 @@ _WORDINGS = {
 """Wordings by type: those of training, then those that no training question uses."""
 
 
+_MEASURES = {"sketch": "svg", "sketch_count": "number", "sketch_color": "exact"}
+
+
 def _questions(sketch: Sketch, rng: random.Random, held_out: bool) -> list[Question]:
     """The code, the count, and the color of a shape that is the only one of its kind."""
     things = _things(sketch)
@@ -228,8 +231,8 @@ def _questions(sketch: Sketch, rng: random.Random, held_out: bool) -> list[Quest
         facts.append(("sketch_color", NAMES[shape.tag], shape.fill, (things[chosen],), SHORT_ANSWER))
     asked = []
     for kind, word, answer, rests_on, prompt in facts:
-        text, measure = rng.choice(_WORDINGS[kind][held_out]).format(x=word), "exact" if prompt else "svg"
-        asked.append(Question(kind, text, answer, rests_on, prompt=prompt, measure=measure))
+        text = rng.choice(_WORDINGS[kind][held_out]).format(x=word)
+        asked.append(Question(kind, text, answer, rests_on, prompt=prompt, measure=_MEASURES[kind]))
     rng.shuffle(asked)
     return asked
 

@@ -10,13 +10,14 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from minillava.conversation import encode
-from minillava.pretrain import clip, corpus, language
+from minillava.pretrain import clip, corpus, drills, language
 from minillava.pretrain.head_start import LOOKS, MATCHING, start_with_lookup
 from minillava.pretrain.loop import Schedule, fit
 from minillava.pretrain.muon import orthogonalize
 from minillava.pretrain.notes import notes
 from minillava.pretrain.probe import hard_negatives, linear_probes, zero_shot
 from minillava.pretrain.tokenizer import train_tokenizer
+from minillava.pretrain.worksheets import worksheet
 from minillava.toybox import language as words
 from minillava.toybox import records
 
@@ -113,6 +114,26 @@ def test_the_head_start_looks_back_and_finds_the_sentence_of_a_word(toybox_token
     assert torch.stack(shares).mean() > 0.4  # by chance it would be a quarter
 
 
+def test_the_head_start_finds_what_followed_a_character(toybox_tokenizer):
+    """The second time a row of characters is read, the other heads of layer 1 look one beyond the first."""
+    torch.manual_seed(0)
+    vocab = -(-len(toybox_tokenizer) // 64) * 64
+    model = language.build_language_model(vocab, toybox_tokenizer.pad_token_id)
+    start_with_lookup(model)
+    model.set_attn_implementation("eager")
+    shares, even = [], []
+    for seed in range(20):
+        (ids, _) = language.sheet(*drills.spelling(random.Random(seed)), toybox_tokenizer)
+        length = ids.index(toybox_tokenizer.eos_token_id) - ids.index(ids[-2]) - 1
+        with torch.no_grad():
+            second = model(torch.tensor([ids]), output_attentions=True).attentions[1][0, MATCHING:]
+        for row in range(len(ids) - length, len(ids) - 2):  # the second row's characters but the last
+            follower = ids.index(ids[row]) + 1
+            shares.append(second[:, row, follower].mean().item())
+            even.append(1 / (row + 1))
+    assert sum(shares) / len(shares) > 5 * sum(even) / len(even)
+
+
 def test_notes_are_true_and_only_their_answers_are_learned(toybox_tokenizer):
     for index in range(30):
         told, pairs = notes(index, seed=303, most=5)
@@ -130,21 +151,46 @@ def test_notes_are_true_and_only_their_answers_are_learned(toybox_tokenizer):
         assert learned == [token for reply in replies for token in reply] and ids[0] == 1
 
 
-def test_repeats_label_what_can_be_copied():
+def test_a_drill_can_be_answered_from_what_it_tells():
     for seed in range(50):
-        ids, labels = language.repeats(list(range(300, 400)), 1, random.Random(seed), 24)
-        learned = [i for i, label in enumerate(labels) if label != -100]
-        assert ids[0] == 1 and len(ids) == len(labels) and len(learned) >= 3
-        assert all(ids[i] == labels[i] for i in learned)
-        piece = ids[learned[0] - 1 :]
-        source = ids[1 : learned[0] - 1]
-        assert any(source[i : i + len(piece)] == piece for i in range(len(source)))
+        told, ((asked, row),) = drills.spelling(random.Random(seed))
+        assert not asked and told == f"{row}." and len(set(row)) == len(row)
+        told, pairs = drills.lettering(random.Random(seed))
+        assert pairs and all(f"{a}. {q}" in told or f"({a}) {q}" in told for q, a in pairs)
+
+
+def test_worksheets_ask_about_every_domain_and_say_some_answers_before_the_options():
+    seen, choices = set(), []
+    for index in range(60):
+        about, told, pairs = worksheet(index, 505)
+        seen.add(about)
+        assert told and pairs and len(dict(pairs)) == len(pairs)
+        if about == "scenes, choice":
+            for asked, letter in pairs:
+                question, *options = asked.split("\n")
+                (answer,) = (o[3:] for o in options if o.startswith(f"{letter}. "))
+                assert question.endswith(("?", f"? {answer}"))
+                choices.append(question.endswith("?"))
+    assert seen == {"scenes, choice", "scenes, reasoning", "signs", "lessons", "creatures", "sketch"}
+    assert 0.3 < sum(choices) / len(choices) < 0.7
+    assert worksheet(0, 505, "val") != worksheet(0, 505)
+
+
+def test_of_a_sheet_the_replies_and_their_ends_are_learned(toybox_tokenizer):
+    pairs = [("Read it.", "K2"), ("Color?", "red")]
+    ids, labels = language.sheet("A red sign says K2.", pairs, toybox_tokenizer)
+    learned = [label for label in labels if label != -100]
+    assert toybox_tokenizer.decode(learned).replace(" ", "") == "K2</s>red</s>"
+    assert ids[0] == toybox_tokenizer.bos_token_id and labels[0] == -100
+    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
 
 
 def test_next_token_loss_is_that_of_transformers(toybox_tokenizer):
     torch.manual_seed(0)
     model = language.build_language_model(1280, toybox_tokenizer.pad_token_id)
-    samples = [language.repeats(list(range(300, 400)), 1, random.Random(s), 12) for s in range(2)]
+    rng = random.Random(0)
+    drawn = [drill(rng) for drill in (drills.spelling, drills.lettering) for _ in range(4)]
+    samples = [language.sheet(told, pairs, toybox_tokenizer) for told, pairs in drawn]
     ours = language.next_token_loss(model, samples)
     counts = [sum(label != -100 for label in labels) for _, labels in samples]
     theirs = sum(
@@ -214,7 +260,7 @@ def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path):
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1
     assert len(linear_probes(tower, 12)) == 7
-    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, note_steps=2, chat_steps=2)
+    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, language.Steps(2, 2, 2, 2))
     LlamaForCausalLM.from_pretrained(tmp_path / "lm")
     for folder, measured in (("clip", "right caption among 8"), ("lm", "told scenes: all")):
         card = (tmp_path / folder / "README.md").read_text()

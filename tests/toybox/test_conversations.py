@@ -122,3 +122,18 @@ def test_held_out_wordings_are_in_no_training_question(kind):
         for h in (False, True)
     ]
     assert texts[1] and not texts[0] & texts[1]
+
+
+def test_counts_are_true_and_no_number_is_asked_for_more_than_the_picture_gives(sample):
+    """One question for each number of things of a kind, and at most one for all things."""
+    numbers = Counter()
+    for kind, scene, asked in sample:
+        if kind != "counting":
+            continue
+        there = Counter(value for thing in scene.objects for value in (thing.color, thing.shape))
+        assert len({q.text for q in asked}) == len(asked)
+        for question in asked:
+            assert len(question.objects) == int(question.answer) and question.measure == "number"
+            assert int(question.answer) in {0, len(scene.objects), *there.values()}
+            numbers[question.answer] += 1
+    assert max(numbers.values()) < 0.4 * numbers.total() and len(numbers) == 6

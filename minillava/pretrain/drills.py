@@ -1,0 +1,35 @@
+"""Drills: the two habits that reading signs and multiple choice rest on, each by itself.
+
+A sign is read by going on from each character to the one that followed it, and an option's letter is found
+by going from its words back to what stands before them. Worksheets show each a few times among much else,
+and in 200 steps of them neither was learned; in 200 steps of drills both were: the loss on characters fell
+from 3.0 nats, guessing among twenty, to 0.1, that on letters from 1.4 to 0.3.
+"""
+
+import random
+
+from minillava.toybox.domain import LETTERS
+from minillava.toybox.scene import COLORS, PLACES
+from minillava.toybox.shapes import SHAPES
+from minillava.toybox.signs import CHARACTERS
+
+WORDS = (tuple(COLORS), tuple(PLACES), tuple(SHAPES), tuple("0123456789"))
+"""What options are drawn from."""
+
+
+def spelling(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    """A row of different characters, and again."""
+    row = "".join(rng.sample(CHARACTERS, rng.randint(5, 14)))
+    return f"{row}.", [("", row)]
+
+
+def lettering(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    """A list of options, as A-OKVQA's or ScienceQA's; given the words of each, its letter."""
+    words = rng.choice(WORDS)
+    options = dict(zip(LETTERS, rng.sample(words, rng.randint(2, len(LETTERS))), strict=False))
+    if rng.random() < 0.5:
+        told = "\n".join(f"{letter}. {option}" for letter, option in options.items())
+    else:
+        told = "Options: " + " ".join(f"({letter}) {option}" for letter, option in options.items())
+    asked = rng.sample(sorted(options), len(options))
+    return told, [(options[letter], letter) for letter in asked]
