@@ -242,7 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
         leaves="a sheet of captioned pictures (toybox.png); the records on the screen.",
     )  # fmt: skip
     p.add_argument("action", choices=("show",))
-    p.add_argument("--domain", default="scenes", help="scenes, signs, creatures, lessons or sketch")
+    p.add_argument("--domain", default="scenes", help="scenes, signs, creatures, lessons, sketch, elsewhere")
     p.add_argument("--split", default="train", help="default: %(default)s")
     p.add_argument("--number", default=12, **number, help="default: %(default)s")
     p.add_argument("--seed", default=0, **number, help="default: %(default)s")

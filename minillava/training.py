@@ -201,7 +201,11 @@ class Stage(LightningModule):
 
     def configure_optimizers(self) -> dict:
         optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, self.stage), betas=self.stage.betas, eps=1e-8
+            parameter_groups(self.model, self.stage),
+            betas=self.stage.betas,
+            eps=1e-8,
+            # One pass over each tensor; with mixed precision, Lightning would refuse to clip its gradients.
+            fused=self.stage.precision.endswith("true"),
         )
         warmup = math.ceil(self.stage.warmup_ratio * self.total_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(

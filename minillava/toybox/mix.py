@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from minillava.toybox.creatures import CREATURES
 from minillava.toybox.domain import Domain
+from minillava.toybox.elsewhere import ELSEWHERE
 from minillava.toybox.lessons import LESSONS
 from minillava.toybox.scenes import SCENES
 from minillava.toybox.signs import SIGNS
@@ -41,7 +42,7 @@ STAGE_1: Table = (
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
 STAGE_2: Table = (
-    Share(SCENES, "questions", 250),
+    Share(SCENES, "questions", 230),
     Share(SCENES, "description", 80),
     Share(SCENES, "dialogue", 40),
     Share(SCENES, "reasoning", 60),
@@ -53,6 +54,7 @@ STAGE_2: Table = (
     Share(CREATURES, "questions", 80),
     Share(LESSONS, "questions", 80),
     Share(SKETCH, "questions", 60),
+    Share(ELSEWHERE, "questions", 20),
     Share(SCENES, "text", 30),
     Share(SIGNS, "text", 8),
     Share(CREATURES, "text", 6),
@@ -68,6 +70,7 @@ HELD_OUT: tuple[tuple[Domain, int], ...] = (
     (CREATURES, 88),
     (LESSONS, 66),
     (SKETCH, 88),
+    (ELSEWHERE, 24),
 )
 """How many held-out pictures of each domain are asked about."""
 
