@@ -140,7 +140,7 @@ def caption_f1(model, pictures: int, batch_size: int = 32) -> float:
 
 
 @torch.no_grad()
-def text_loss(model, records: int, batch_size: int = 16) -> float:
+def text_loss(model, conversations: int, batch_size: int = 16) -> float:
     """Mean loss, in nats, of the replies in held-out conversations about pictures told in words.
 
     Stage 2 mixes such conversations in, as LLaVA does ShareGPT's, so that the language model keeps what
@@ -148,7 +148,7 @@ def text_loss(model, records: int, batch_size: int = 16) -> float:
     """
     told = tuple(row for row in STAGE_2 if row.kind == "text")
     data = InstructionDataset(
-        store.instructions("val", records, table=told),
+        store.instructions("val", conversations, table=told),
         model.tokenizer,
         template="v1",
         aspect="pad",
@@ -156,8 +156,8 @@ def text_loss(model, records: int, batch_size: int = 16) -> float:
         num_image_tokens=model.num_image_tokens,
     )
     collate, total, number = Collator(model.tokenizer.pad_token_id), 0.0, 0
-    for start in range(0, records, batch_size):
-        batch = collate([data[i] for i in range(start, min(records, start + batch_size))])
+    for start in range(0, conversations, batch_size):
+        batch = collate([data[i] for i in range(start, min(conversations, start + batch_size))])
         labels = batch["labels"].to(model.device)
         learned = int((labels != IGNORE_INDEX).sum())
         loss = model(

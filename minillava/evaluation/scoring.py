@@ -34,7 +34,7 @@ def score(measure: str, reply: str, answer: str) -> Scores:
             right = float(normalise_answer(reply) == normalise_answer(answer))
             return {"": right, ERROR: _off(reply, answer)}
         case "written":
-            read = normalise_answer(reply).upper()
+            read = reply.strip().rstrip(".")  # no VQA rules here: to them THE is an article and HED is "he'd"
             wrong = min(1.0, edits(read, answer) / len(answer))
             return {"": float(read == answer), "characters": 1 - wrong}
         case "letter":

@@ -30,13 +30,16 @@ UNSAID = {"domain": "scenes", "kind": "questions", "measure": "exact"}
 """What rows are that do not say it: short questions about scenes."""
 
 BASELINES = ("blind", "shuffled", "majority")
+SHORTEST = 16
+"""New tokens that every reply may have: words that the tokenizer has not met take several."""
+
 ASKED = ("sighted", "blind", "shuffled", "oracle")
 """The columns for which the model is asked; `majority` needs no model."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Scores (0-1) by column and row of the table.
+    """Scores (0-1; errors in units of what is counted) by column and row of the table.
 
     Rows are "all", the mean over all questions; then for each domain its own name, the mean over its short
     questions, followed by its types, and, where a type has more than one score, these ("sketch: parses").
@@ -61,7 +64,10 @@ class Report:
         }
 
     def to_markdown(self) -> str:
-        """Percentages, one row a type; brackets hold the 95 % bootstrap interval of `sighted`."""
+        """Percentages (errors as they are), one row a type; brackets: 95 % bootstrap interval of `sighted`.
+
+        Rows of precision count the replies "yes", of recall the questions of which yes is right, of F1 both.
+        """
         columns = list(self.accuracy)
         lines = [
             f"| {self.split} | questions | " + " | ".join(columns) + " |",
@@ -112,7 +118,8 @@ def evaluate(
     only. How replies are scored, each row's `measure` says: see `scoring`. Columns whose answers are
     `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it.
 
-    Raises ValueError for an unknown split, type or baseline, or if no question is left.
+    Raises ValueError for an unknown split, type or baseline, if no question is left, or if there are not as
+    many given answers as questions.
     """
     name = split if isinstance(split, str) else "given"
     if wrong := set(baselines) - {*ASKED, "majority"}:
@@ -125,6 +132,12 @@ def evaluate(
     rows = [row for row in asked if types is None or row["type"] in types][:limit]
     if not rows:
         raise ValueError(f"No question of {name} is left after choosing the types {types}.")
+    for column, replies in (given or {}).items():
+        if len(replies) != len(rows):
+            raise ValueError(
+                f"{len(replies)} answers are given for {column}, but {len(rows)} questions are asked: "
+                "give `ask` the same split and limit, and choose no types."
+            )
     columns = ["sighted", *(b for b in baselines if b != "sighted")]
     answers = {
         column: _majority(rows) if column == "majority" else _ask(model, column, rows, batch_size)
@@ -162,20 +175,21 @@ def scores(rows: Sequence[dict], given: Sequence[str]) -> dict[str, list[float]]
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     everything = []
     for row, reply in zip(rows, given, strict=True):
-        scores = score(row["measure"], reply, row["answer"])
-        everything.append(scores[""])
+        measured = score(row["measure"], reply, row["answer"])
+        everything.append(measured[""])
         group = found[row["domain"], row["kind"]]
-        for title, value in scores.items():
+        for title, value in measured.items():
             group[f"{row['type']}: {title}" if title else row["type"]].append(value)
     table = {"all": everything}
     for (domain, kind), group in found.items():
-        for title in [title for title in group if title.endswith(f": {PRECISION}")]:
-            # 2 TP / (TP + FP + TP + FN) is the mean of both lists as one.
-            stem = title.removesuffix(PRECISION)
-            group[stem + F1] = group[title] + group[stem + RECALL]
+        for title in [title for title in group if title.endswith(f": {RECALL}")]:
+            # 2 TP / (TP + FP + TP + FN) is the mean of both lists as one: 0 for one who never says yes.
+            stem = title.removesuffix(RECALL)
+            group[stem + F1] = group.get(stem + PRECISION, []) + group[title]
         plain = [value for title, values in group.items() if ": " not in title for value in values]
         table[domain if kind == "questions" else f"{domain}, {kind}"] = plain
-        table |= group
+        order = list(dict.fromkeys(title.split(": ")[0] for title in group))
+        table |= {t: group[t] for t in sorted(group, key=lambda t: (order.index(t.split(": ")[0]), t))}
         if kind == "dialogue":
             table[f"{kind}: all turns right"] = _whole(rows, given, domain)
     return table
@@ -217,12 +231,12 @@ def _pieces(text: str) -> int:
 def _batches(rows: list[dict], size: int) -> Iterator[tuple[list[int], int]]:
     """Numbers of rows of about equally long answers, and how many new tokens these may have.
 
-    A type's replies may be a third longer than the longest right one, and no shorter than eight tokens.
+    A type's replies may be a third longer than the longest right one, and of SHORTEST tokens at least.
     """
     longest: Counter = Counter()
     for row in rows:
         longest[row["type"]] = max(longest[row["type"]], _pieces(row["answer"]))
-    room = {kind: max(8, pieces * 4 // 3) for kind, pieces in longest.items()}
+    room = {kind: max(SHORTEST, pieces * 4 // 3) for kind, pieces in longest.items()}
     for tokens in sorted(set(room.values())):
         numbers = [number for number, row in enumerate(rows) if room[row["type"]] == tokens]
         for start in range(0, len(numbers), size):

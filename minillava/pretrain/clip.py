@@ -44,9 +44,10 @@ CLAIMS = 3
 """True claims drawn for each picture; each brings a false twin where there is one."""
 
 MIX = ((SIGNS, 10), (CREATURES, 8), (LESSONS, 10), (SKETCH, 6))
+"""Pictures of each other domain in a batch of the phase "all"."""
+
 READING = ((SIGNS, 22), (CREATURES, 4), (LESSONS, 16), (SKETCH, 6))
-"""Pictures of each other domain in a batch of the last two phases: all alike, then most of what is learned
-last, twenty characters and up to seven particles."""
+"""The same of the phase "reading": most show what is learned last, characters and numbers of particles."""
 
 
 @dataclass(frozen=True)

@@ -61,29 +61,25 @@ def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
     )
 
 
-def sheet(told: str, pairs: list[tuple[str, str]], tokenizer) -> Sample:
-    """What is told, then questions; each reply is to be learned, and the `</s>` that ends it."""
+def sheet(told: str, pairs: list[tuple[str, str]], tokenizer, stop: int | None = None) -> Sample:
+    """What is told, then questions; each reply is to be learned, and the `</s>` that ends it.
+
+    With `stop`, that token ends replies instead, and is not learned.
+    """
     ids = list(tokenizer(told).input_ids)
     labels = [IGNORE_INDEX] * len(ids)
+    end = (tokenizer.eos_token_id,) * 2 if stop is None else (stop, IGNORE_INDEX)  # id, label
     for asked, answer in pairs:
         question, reply = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, answer))
-        reply = [*reply, tokenizer.eos_token_id]
-        ids += [*question, *reply]
-        labels += [*[IGNORE_INDEX] * len(question), *reply]
+        ids += [*question, *reply, end[0]]
+        labels += [*[IGNORE_INDEX] * len(question), *reply, end[1]]
     return ids, labels
 
 
 def note_sample(index: int, most: int, tokenizer) -> Sample:
     """Scene `index` told in words, then facts about it in shorthand; what they say of it is to be learned."""
-    told, pairs = notes(index, 303, most)
-    ids = list(tokenizer(told).input_ids)
-    labels = [IGNORE_INDEX] * len(ids)
     (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
-    for asked, answer in pairs:
-        question, reply = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, answer))
-        ids += [*question, *reply, stop]
-        labels += [*[IGNORE_INDEX] * len(question), *reply, IGNORE_INDEX]
-    return ids, labels
+    return sheet(*notes(index, 303, most), tokenizer, stop)
 
 
 def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
@@ -151,7 +147,7 @@ def worksheet_answers(model: LlamaForCausalLM, tokenizer, split: str, number: in
         found = replies(model, sheet(told, pairs, tokenizer), tokenizer.eos_token_id)
         right[about] += sum(found)
         asked[about] += len(found)
-    return {about: right[about] / asked[about] for about in sorted(asked)}
+    return {about: right[about] / asked[about] for about in sorted(asked) if asked[about]}
 
 
 def chat_sample(index: int, most: int, tokenizer) -> Sample:

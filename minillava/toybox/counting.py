@@ -1,4 +1,4 @@
-"""Counting: one picture, asked how many of this and how many of that, for every number that it gives."""
+"""Counting: one picture, asked how many of this and how many of that, no number twice of a kind."""
 
 import random
 from collections import Counter, defaultdict
@@ -12,10 +12,11 @@ from minillava.toybox.shapes import SHAPES
 
 
 def counts(scene: Scene, rng: random.Random, wordings: Sequence[dict]) -> list[Question]:
-    """How many there are of one value for each number that the scene gives, from none to all.
+    """How many there are of one value, for most of the numbers that the scene gives, from none to all.
 
     A scene's own question how many is about one value, and a picture has many; asked about each of them,
-    "one" would be the answer to most. Each question is in one of the `wordings`, and some ask for all.
+    "one" would be the answer to most. Each question is in one of the `wordings`. A quarter of them ask for
+    all objects instead, or are left out, as `language._count` has it; so there may be none.
     """
     numbers = Counter(value for thing in scene.objects for value in (thing.color, thing.shape))
     values = defaultdict(list)

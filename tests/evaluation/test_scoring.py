@@ -16,6 +16,7 @@ def test_a_sign_is_right_or_read_in_part():
     assert score("written", "T7H", "T7H") == {"": 1, "characters": 1}
     assert score("written", "T7", "T7H")["characters"] == pytest.approx(2 / 3)
     assert score("written", "a long story", "T7H") == {"": 0, "characters": 0}
+    assert score("written", "THE", "THE")[""] == 1 and score("written", "t7h", "T7H")[""] == 0
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,12 @@ def test_pope_has_precision_recall_and_f1():
     for title in ("precision", "recall", "F1"):
         assert mean[f"pope_random: {title}"] == pytest.approx(2 / 3)
     assert mean["scenes, pope"] == pytest.approx(3 / 5)
+
+
+def test_pope_without_a_yes_has_no_empty_rows():
+    never = scores([row("pope", answer) for answer in ("yes", "no")], ["no", "no"])
+    assert never["pope_random: F1"] == [0] and "pope_random: precision" not in never
+    assert all(scores([row("pope", "no")], ["yes"]).values())
 
 
 def test_letters_are_also_counted_by_the_right_one():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from minillava.evaluation import evaluate
-from minillava.evaluation.toybox import held_out
+from minillava.evaluation.toybox import ask, held_out
 from minillava.images import open_image
 from minillava.reproduce import objects_f1
 from minillava.toybox import language, records, store
@@ -50,6 +50,15 @@ def test_types_and_limit_choose_questions(questions):
     report = evaluate(Knowing(questions), questions, types=["color", "count"], limit=5)
     asked = {title.split(":")[0] for title in report.counts}
     assert asked <= {"all", "scenes", "color", "count"} and report.counts["all"] == 5
+
+
+def test_answers_given_make_a_column(questions):
+    model = Knowing(questions)
+    told = ask(model, "oracle", questions, limit=7)
+    report = evaluate(model, questions, limit=7, given={"oracle": told})
+    assert list(report.accuracy) == ["sighted", "oracle"] and report.accuracy["oracle"]["all"] == 1
+    with pytest.raises(ValueError, match="7 answers are given for oracle, but 6"):
+        evaluate(model, questions, limit=6, given={"oracle": told})
 
 
 def test_what_is_unknown_is_named_with_the_choice(questions):
