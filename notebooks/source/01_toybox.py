@@ -173,7 +173,8 @@ from minillava.course.figures import shares
 from minillava.toybox import mix
 
 part = {
-    "questions": "short answers", "pope": "short answers", "region": "regions", "choice": "letters",
+    "questions": "short answers", "counting": "short answers", "pope": "short answers",
+    "region": "regions", "choice": "letters",
     "description": "detail", "dialogue": "detail", "reasoning": "detail", "text": "text only",
 }  # fmt: skip
 drawn = [mix.share(mix.STAGE_2, "train", index) for index in range(1000)]
