@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import time
 from collections import Counter
@@ -197,6 +198,12 @@ def pointing_head(model, rows: list[dict]) -> tuple[list[tuple[dict, AnswerMaps]
     return mapped, layer, head
 
 
+def last_turn(question: str) -> str:
+    """What is asked at last, with the options it shows, without earlier turns and format prompts."""
+    asked, *further = question.rsplit("USER: ", 1)[-1].split("\n")
+    return " ".join([asked, *(line for line in further if re.match(r"[A-E]\. |Options: ", line))])
+
+
 def draw_figures(model, result: Reproduction, seen: int = 300) -> dict[str, Path]:
     """Write `loss.png`, `accuracy.png`, `answers.png` and `attention.png`; returns their paths."""
     folder, report = result.folder, result.report
@@ -218,7 +225,7 @@ def draw_figures(model, result: Reproduction, seen: int = 300) -> dict[str, Path
         "answers.png",
         plots.answered_pictures(
             [open_image(rows[i]["image"]["bytes"]) for i in page],
-            [rows[i]["question"].split("\n")[0] for i in page],
+            [last_turn(rows[i]["question"]) for i in page],
             [report.predictions["sighted"][i] for i in page],
             [rows[i]["answer"] for i in page],
         ),

@@ -359,9 +359,10 @@ another = table["color: the row before"]["other thing"]
 head_grid(ours.grid[0], "the row before a color: does it point?", baseline=another)
 
 # %% [markdown]
-# If layer 1 stands out, that is no surprise: tiny-Vicuna did not grow its first lookup heads, it began with the first
-# four heads of that layer as such (`minillava/pretrain/head_start.py`), on text alone. That they point at *patches* is
-# what the stages taught. In a large model nobody knows beforehand which heads do this, so they have to be found.
+# If layer 1 stands out, or the last, that is no surprise: tiny-Vicuna did not grow its first lookup heads, it began
+# with those of layer 1 and half of the last as such (`minillava/pretrain/head_start.py`), on text alone. That they
+# point at *patches* is what the stages taught. In a large model nobody knows beforehand which heads do this, so
+# they have to be found.
 #
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
 # question points at the same place twice and scores 0; noise scores a quarter.

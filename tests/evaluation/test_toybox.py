@@ -7,7 +7,7 @@ import pytest
 from minillava.evaluation import evaluate
 from minillava.evaluation.toybox import ask, held_out
 from minillava.images import open_image
-from minillava.reproduce import objects_f1
+from minillava.reproduce import last_turn, objects_f1
 from minillava.toybox import language, records, store
 
 
@@ -104,3 +104,10 @@ def test_caption_f1_counts_whole_objects():
     assert objects_f1(rest, scene) == pytest.approx(2 * 2 / (2 + 3))
     assert objects_f1(f"{caption[:-1]}, {first}.", scene) == pytest.approx(2 * 3 / (4 + 3))
     assert objects_f1("nothing to see", scene) == 0
+
+
+def test_a_page_of_answers_shows_what_was_asked_at_last():
+    assert last_turn("What color is it?\nAnswer with a word.") == "What color is it?"
+    assert last_turn("What is it? ASSISTANT: a cat</s>USER: Where is it?") == "Where is it?"
+    assert last_turn("Which?\nA. red\nB. blue\nAnswer with the letter.") == "Which? A. red B. blue"
+    assert last_turn("Which?\nContext: N/A\nOptions: (A) up (B) down") == "Which? Options: (A) up (B) down"
