@@ -45,7 +45,7 @@ for name, part in model.named_children():
 # This picture was never trained on. The repository ships many such, with questions and their right answers.
 
 # %%
-sight = next(sight for sight in sights(questions) if len(sight.things) == 3)
+sight = next(s for s in sights(questions) if len(s.things) >= 3 and s.asked["type"] == "shape")
 picture = open_image(sight.image)
 picture.resize((288, 288), 0)
 

@@ -51,7 +51,7 @@ from minillava.passage import passage
 
 model = minillava.load("tiny").requires_grad_(False)
 seen = [sight for sight in sights(held_out("test")) if len(sight.things) >= 3][:60]
-sight = next(sight for sight in seen if len(sight.things) == 3)
+sight = next(sight for sight in seen if sight.asked["type"] == "shape")
 said = passage(model, sight.image, sight.asked["question"], max_new_tokens=8)
 print(sight.asked["question"].split("\n")[0], "→", said.answer)
 print("positions:", len(said.ids), "of which patches:", len(said.patches))
