@@ -59,7 +59,7 @@ def test_the_peers_collator_makes_our_batch(work):
 
 def test_both_trainers_come_to_the_same_losses(work):
     (stamps, ours), (_, peer) = measure.run_ours(work, 3), measure.run_peer(work, 3)
-    assert check_same_loss(ours, peer, 1e-4) < 1e-4  # sums in another order; or none, in stage 1
+    check_same_loss(ours, peer, 1e-4)  # raises where they part
     assert len(measure.periods(stamps)) == 1
     assert max(ours) > 0
 

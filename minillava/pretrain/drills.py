@@ -2,8 +2,8 @@
 
 A sign is read by going on from each character to the one that followed it, and an option's letter is found
 by going from its words back to what stands before them. Worksheets show each a few times among much else,
-and in 200 steps of them neither was learned; in 200 steps of drills both were: the loss on characters fell
-from 3.0 nats, guessing among twenty, to 0.1, that on letters from 1.4 to 0.3.
+and in 250 steps of them neither was learned; in 240 steps of drills much like these both were: the loss on
+characters fell from 3.1 nats after 15 steps, guessing among twenty, to 0.1, that on letters from 1.7 to 0.1.
 """
 
 import random

@@ -93,12 +93,17 @@ def told_and_asked(tokenizer, split="val", objects=4):
             yield ids + tokenizer(color, add_special_tokens=False).input_ids, spans[-1][1], span
 
 
-def test_the_head_start_looks_back_and_finds_the_sentence_of_a_word(toybox_tokenizer):
+def started(tokenizer):
+    """A fresh model after the head start, whose attention can be read."""
     torch.manual_seed(0)
-    vocab = -(-len(toybox_tokenizer) // 64) * 64
-    model = language.build_language_model(vocab, toybox_tokenizer.pad_token_id)
+    model = language.build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
     start_with_lookup(model)
     model.set_attn_implementation("eager")
+    return model
+
+
+def test_the_head_start_looks_back_and_finds_the_sentence_of_a_word(toybox_tokenizer):
+    model = started(toybox_tokenizer)
     shares = []
     for ids, told, (start, end) in itertools.islice(told_and_asked(toybox_tokenizer), 60):
         with torch.no_grad():
@@ -116,11 +121,7 @@ def test_the_head_start_looks_back_and_finds_the_sentence_of_a_word(toybox_token
 
 def test_the_head_start_finds_what_followed_a_character(toybox_tokenizer):
     """The second time a row of characters is read, the other heads of layer 1 look one beyond the first."""
-    torch.manual_seed(0)
-    vocab = -(-len(toybox_tokenizer) // 64) * 64
-    model = language.build_language_model(vocab, toybox_tokenizer.pad_token_id)
-    start_with_lookup(model)
-    model.set_attn_implementation("eager")
+    model = started(toybox_tokenizer)
     shares, even = [], []
     for seed in range(20):
         (ids, _) = language.sheet(*drills.spelling(random.Random(seed)), toybox_tokenizer)
