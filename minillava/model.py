@@ -29,6 +29,7 @@ from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, encode
 from minillava.decoder import decode, packable
 from minillava.images import open_image, preprocess
+from minillava.prefix import pad_behind, shared_length
 from minillava.projector import build_projector
 from minillava.vision import encode_patches
 
@@ -259,6 +260,33 @@ class MiniLlava(nn.Module):
             "pixel_values": torch.stack(pixels).to(self.device) if pixels else None,
         }
 
+    @torch.no_grad()
+    def read_beginning(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_features: Tensor | None = None,
+        places: list[int] | None = None,
+    ) -> dict:
+        """Read what prompts have in common once, not once for each: arguments for `generate`, with a cache.
+
+        Prompts [B, T] are padded on the left. Where the common beginning has their pictures in it, it is
+        read once for each of `places`, which are equal for prompts about the same picture.
+        """
+        length = shared_length(input_ids, attention_mask)
+        ids, mask = (pad_behind(x, attention_mask, length) for x in (input_ids, attention_mask))
+        features = self.encode_images(None) if image_features is None else image_features
+        beginning, read, rows = ids[:1, :length], [], [0] * len(ids)
+        if (beginning == self.config.image_token_id).any():
+            numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+            read, rows = [places.index(place) for place in numbers], [numbers[place] for place in places]
+            beginning = beginning.expand(len(read), -1)
+        cache = self.language_model.model(
+            inputs_embeds=self.splice(beginning, self.project(features[read])), use_cache=True
+        ).past_key_values
+        cache.batch_select_indices(torch.tensor(rows, device=ids.device))
+        return {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
+
     def answer_batch(
         self, images: list[Picture | None], questions: list[str], **generation
     ) -> list[str]:
@@ -286,15 +314,19 @@ class MiniLlava(nn.Module):
                 [{"from": "human", "value": question}, {"from": "gpt", "value": None}]
             )
         batch = self.prepare(conversations, [[] if image is None else [image] for image in images])
-        if batch["pixel_values"] is not None:  # a picture asked about twice is looked at once
+        pixels, places = batch.pop("pixel_values"), None
+        if pixels is not None:  # a picture asked about twice is looked at once
             keys = [
                 image if isinstance(image, (str, bytes, Path)) else id(image)
                 for image in images
                 if image is not None
             ]
-            places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-            distinct = batch.pop("pixel_values")[[keys.index(key) for key in places]]
-            batch["image_features"] = self.encode_images(distinct)[[places[key] for key in keys]]
+            numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+            places = [numbers[key] for key in keys]
+            distinct = self.encode_images(pixels[[keys.index(key) for key in numbers]])
+            batch["image_features"] = distinct[places]
+        if len(questions) > 1:
+            batch |= self.read_beginning(**batch, places=places)
         answers = self.generate(**batch, **generation)
         return [
             text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)

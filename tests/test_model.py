@@ -220,6 +220,33 @@ def test_a_picture_asked_about_twice_is_looked_at_once(make_model, picture, monk
     assert looked == [2]
 
 
+def test_what_prompts_begin_with_is_read_once_for_each_picture(make_model, picture, monkeypatch):
+    """Ten questions: two passes over the beginning, one a picture, and what is left of each prompt."""
+    model, lengths = make_model(), []
+    images = [picture] * 6 + [picture.point(lambda _: 0)] * 4
+    questions = [f"How many {'very ' * i}red balls are there?" for i in range(10)]
+    alone = [model.answer(i, q, max_new_tokens=6) for i, q in zip(images, questions, strict=True)]
+    decoder = model.language_model.model.layers[0]
+    decoder.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[:2]))
+    assert model.answer_batch(images, questions, max_new_tokens=6) == alone
+    (read, beginning), (asked, rest) = lengths[:2]
+    assert (read, asked) == (2, 10)
+    assert beginning > N > 0 and rest < beginning
+
+
+def test_reading_the_beginning_first_changes_no_logit(make_model, picture):
+    model = make_model()
+    turns = [[{"from": "human", "value": f"<image>\n{q}"}, {"from": "gpt", "value": None}]
+             for q in ("How many?", "What color is the ball?", "Is there a ball, and how many?")]  # fmt: skip
+    batch = model.prepare(turns, [[picture]] * 3)
+    features = model.encode_images(batch.pop("pixel_values"))
+    new = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    plain = model.generate(**batch, image_features=features, **new).logits[0]
+    early = model.read_beginning(**batch, image_features=features, places=[0, 0, 0])
+    assert early["past_key_values"].get_seq_length() > N
+    torch.testing.assert_close(model.generate(**early, image_features=features, **new).logits[0], plain)
+
+
 def test_image_token_in_the_question_is_not_doubled(make_model, picture):
     model = make_model()
     plain = model.answer(picture, "How many?", max_new_tokens=4)
