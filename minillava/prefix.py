@@ -21,7 +21,7 @@ def shared_length(input_ids: Tensor, attention_mask: Tensor) -> int:
 
 
 def pad_behind(values: Tensor, attention_mask: Tensor, length: int) -> Tensor:
-    """`values` [B, T] of prompts padded on the left, with the padding moved behind the first `length` tokens."""
+    """`values` [B, T] of prompts padded on the left, the padding moved behind their first `length` tokens."""
     pads = (attention_mask == 0).sum(dim=1, keepdim=True)
     place = torch.arange(values.shape[1], device=values.device).expand_as(values)
     source = torch.where(place < length, place + pads, place)
