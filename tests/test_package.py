@@ -14,10 +14,12 @@ def test_import_is_light_and_sets_the_wait_policy():
     code = (
         "import sys, os, minillava\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
-        "print(os.environ['OMP_WAIT_POLICY'])\n"
+        "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in chosen}
+    theirs = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "7"}
+    for given, expected in (({}, "PASSIVE 10000"), (theirs, "ACTIVE 7")):
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True
         )

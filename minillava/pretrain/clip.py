@@ -23,7 +23,7 @@ from transformers import CLIPModel
 
 from minillava.images import preprocess
 from minillava.pretrain.card import save_base
-from minillava.pretrain.clip_facts import GEOMETRY, domain_rows, facts_loss, scene_rows
+from minillava.pretrain.clip_facts import GEOMETRY, count_rows, domain_rows, facts_loss, scene_rows
 from minillava.pretrain.clip_model import build_clip, embed_texts, see
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
 from minillava.pretrain.probe import measure
@@ -49,6 +49,9 @@ MIX = ((SIGNS, 10), (CREATURES, 8), (LESSONS, 10), (SKETCH, 6))
 READING = ((SIGNS, 22), (CREATURES, 4), (LESSONS, 16), (SKETCH, 6))
 """The same of the phase "reading": most show what is learned last, characters and numbers of particles."""
 
+COUNTING = ((SIGNS, 14), (CREATURES, 4), (LESSONS, 10), (SKETCH, 4))
+"""The same of the phase "counting", half of which are scenes."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -72,6 +75,7 @@ PHASES = (
     Phase("five", MAX_OBJECTS, 64, Schedule(1000, cooldown=0.5)),
     Phase("all", MAX_OBJECTS, 64, Schedule(2000, cooldown=0.3), scenes=12, mix=MIX),
     Phase("reading", MAX_OBJECTS, 64, Schedule(2400, cooldown=0.4), scenes=8, mix=READING),
+    Phase("counting", MAX_OBJECTS, 64, Schedule(2400, cooldown=0.4), scenes=32, mix=COUNTING),
 )
 
 
@@ -107,6 +111,7 @@ def contrastive_loss(
     loss = claims_loss(model, bias, tokenizer, batch, pictures[: len(batch)], rng)
     if others:
         rows = [row for i, scene in enumerate(batch) for row in scene_rows(scene, i, rng)]
+        rows += [row for i, scene in enumerate(batch) for row in count_rows(scene, i)]
         for i, (domain, made) in enumerate(others, len(batch)):
             rows += domain_rows(domain, made, i, rng)
         loss = loss + facts_loss(model, bias, tokenizer, rows, pictures, patches, rng)

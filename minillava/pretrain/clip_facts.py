@@ -9,7 +9,7 @@ tower is to put what it saw, so each of them is learned from few pictures.
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ from minillava.pretrain.clip_model import PATCH, embed_regions, embed_texts
 from minillava.toybox import domain as domains
 from minillava.toybox.claims import claims_of
 from minillava.toybox.domain import Box, Domain
-from minillava.toybox.scene import SIZE, Scene
+from minillava.toybox.language import PLURAL, article
+from minillava.toybox.scene import SIZE, Object, Scene
 
 GEOMETRY = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
 
@@ -63,6 +64,33 @@ def scene_rows(scene: Scene, picture: int, rng: random.Random, number: int = OBJ
     """Up to `number` objects of a scene with every claim about each (the whole scene has its own claims)."""
     chosen = rng.sample(scene.objects, min(number, len(scene.objects)))
     return [Row("scenes", picture, thing.box, frozenset(claims_of(thing))) for thing in chosen]
+
+
+def count_rows(scene: Scene, picture: int) -> list[Row]:
+    """Every object of a scene as one of so many of its color, of its shape and of all; and how many in all.
+
+    Captions with numbers teach CLIP to count (arXiv 2302.12066). Said of each object, they ask the tower to
+    count where it looks at the whole picture anyway, and to write the number where the language model looks
+    up the object. The color and the shape are said twice, so that what differs in one word, the twin, is
+    another number.
+    """
+    many = Counter(many for thing in scene.objects for _, many in _groups(thing))
+    own = [
+        frozenset(f"{one} one of {many[alike]} {alike}" for one, alike in _groups(thing))
+        for thing in scene.objects
+    ]
+    whole = frozenset(f"{number} {alike}" for alike, number in many.items()).union(*own)
+    rows = [Row("counts", picture, thing.box, true) for thing, true in zip(scene.objects, own, strict=True)]
+    return [Row("counts", picture, None, whole), *rows]
+
+
+def _groups(thing: Object) -> tuple[tuple[str, str], ...]:
+    """What an object is called alone and together with those like it: by color, by shape, as any object."""
+    return (
+        (article(f"{thing.color} object"), f"{thing.color} objects"),
+        (article(thing.shape), PLURAL[thing.shape]),
+        ("an object", "objects"),
+    )
 
 
 def neighbors(texts: Iterable[str]) -> dict[str, list[str]]:

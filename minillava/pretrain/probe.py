@@ -19,7 +19,7 @@ from minillava.toybox import language, records
 from minillava.toybox.claims import VALUES
 from minillava.toybox.domain import Box, Domain, specimen
 from minillava.toybox.draw import draw
-from minillava.toybox.scene import SIZE, Scene
+from minillava.toybox.scene import SIZE, Object, Scene
 
 ATTRIBUTES = ("color", "shape", "size", "place")
 
@@ -53,7 +53,7 @@ def zero_shot(model: CLIPModel, tokenizer, pictures: int = 300, negatives: int =
 
 @torch.no_grad()
 def linear_probes(model: CLIPModel, pictures: int = 600) -> dict[int, dict[str, float]]:
-    """Accuracy, by layer and attribute, of a linear readout of the patches under an object's box.
+    """Accuracy of a linear readout of the patches under an object's box, by layer and by what is read.
 
     Layer 0 is the patch embedding, before any attention: what the tower adds shows against it.
     """
@@ -61,9 +61,17 @@ def linear_probes(model: CLIPModel, pictures: int = 600) -> dict[int, dict[str, 
     for index in range(pictures):
         scene = records.scene("val", index)
         drawn.append(draw(scene))
-        things = scene.objects
-        readings += [(index, one.box, name, getattr(one, name)) for one in things for name in ATTRIBUTES]
+        for one in scene.objects:
+            readings += [(index, one.box, name, getattr(one, name)) for name in ATTRIBUTES]
+            readings += [
+                (index, one.box, f"how many of its {name}", str(_alike(scene, one, name)))
+                for name in ("color", "shape")
+            ]
     return readout(model, drawn, readings, range(model.config.vision_config.num_hidden_layers + 1))
+
+
+def _alike(scene: Scene, thing: Object, name: str) -> int:
+    return sum(getattr(other, name) == getattr(thing, name) for other in scene.objects)
 
 
 @torch.no_grad()

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from minillava.pretrain import clip, corpus
-from minillava.pretrain.clip_facts import Row, domain_rows, draw_facts, facts_loss, neighbors, scene_rows
+from minillava.pretrain.clip_facts import (
+    Row,
+    count_rows,
+    domain_rows,
+    draw_facts,
+    facts_loss,
+    neighbors,
+    scene_rows,
+)
 from minillava.pretrain.clip_model import build_clip, embed_regions, embed_texts, see
 from minillava.pretrain.probe import domain_probes, ridge_accuracy
 from minillava.pretrain.readings import READ
@@ -38,9 +46,9 @@ def drawn_rows(rng=None):
 
 
 def test_the_last_phases_are_of_all_domains():
-    *before, everything, reading = clip.PHASES
+    *before, everything, reading, counting = clip.PHASES
     assert not any(phase.mix for phase in before) and everything.name == "all"
-    for last in (everything, reading):
+    for last in (everything, reading, counting):
         assert {domain for domain, _ in last.mix} == {domain for domain, _ in READ}
         assert last.scenes % 2 == 0 and last.kept == 64
 
@@ -57,6 +65,32 @@ def test_rows_are_the_picture_and_things_of_which_something_is_said():
             ]
             assert 1 <= len(things) <= 6
             assert all(row.true and (row.box, row.true) in known and row.picture == 7 for row in things)
+
+
+def test_every_object_is_told_how_many_are_like_it():
+    stars = 0
+    for index in range(60):
+        scene = records.scene("train", index)
+        whole, *objects = count_rows(scene, 7)
+        number = sum(thing.shape == "star" for thing in scene.objects)
+        assert (f"{number} stars" in whole.true) == (number > 0)
+        for row, thing in zip(objects, scene.objects, strict=True):
+            assert row.box == thing.box and row.picture == 7 and row.true < whole.true
+            assert f"an object one of {len(scene.objects)} objects" in row.true
+            alike = sum(thing.color == other.color for other in scene.objects)
+            assert any(fact.endswith(f"one of {alike} {thing.color} objects") for fact in row.true)
+            assert (thing.shape == "star") == (f"a star one of {number} stars" in row.true)
+        stars += number > 1
+    assert stars > 2
+
+
+def test_a_wrong_number_is_the_twin_of_a_number():
+    rows = [row for i in range(30) for row in count_rows(records.scene("train", i), i) if row.box]
+    twins = [(fact, twin) for _, fact, twin in draw_facts(rows, random.Random(0)) if twin]
+    assert len(twins) > len(rows)
+    for fact, twin in twins:
+        (word, other), *more = [(a, b) for a, b in zip(fact.split(), twin.split(), strict=True) if a != b]
+        assert word.isdigit() and other.isdigit() and not more
 
 
 def test_neighbors_differ_in_one_word():
