@@ -33,11 +33,11 @@ class Share:
 Table = tuple[Share, ...]
 
 STAGE_1: Table = (
-    Share(SCENES, "detail", 500),
-    Share(SIGNS, "detail", 150),
-    Share(CREATURES, "detail", 110),
-    Share(LESSONS, "detail", 140),
-    Share(SKETCH, "detail", 100),
+    Share(SCENES, "detail", 350),
+    Share(SIGNS, "detail", 400),
+    Share(CREATURES, "detail", 80),
+    Share(LESSONS, "detail", 120),
+    Share(SKETCH, "detail", 50),
 )
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
