@@ -43,7 +43,7 @@ def read_source(path: Path) -> nbformat.NotebookNode:
     notebook = jupytext.read(path)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell["metadata"] = {"tags": cell.metadata.tags} if "tags" in cell.metadata else {}
+        cell["metadata"] = {key: cell.metadata[key] for key in ("tags", "alt") if key in cell.metadata}
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -56,8 +56,30 @@ def kept(outputs: list[dict]) -> list[dict]:
     return [o for o in outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
 
 
+def describe(cell: nbformat.NotebookNode, name: str) -> None:
+    """Put a cell's alternative text on each of its figures, where IPython and nbconvert keep it.
+
+    The percent script has it in the cell's header: `# %% alt="A red star, and a map that is bright there."`
+
+    Raises:
+        ValueError: the cell draws a figure and has no such text, or has one and draws none.
+    """
+    alt = cell.metadata.get("alt")
+    figures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    if figures and not alt:
+        raise ValueError(f'{name}, {cell.id}: say what its figure shows, as in `# %% alt="A red star."`.')
+    if alt and not figures:
+        raise ValueError(f"{name}, {cell.id}: it has the alternative text {alt!r}, but no figure; remove it.")
+    for output in figures:
+        output.metadata.setdefault("image/png", {})["alt"] = alt
+
+
 def build(path: Path) -> Path:
-    """Execute a source and write its notebook. Raises ValueError if its figures are too heavy."""
+    """Execute a source and write its notebook.
+
+    Raises:
+        ValueError: its figures are too heavy, or one is not described.
+    """
     notebook = read_source(path)
     # why coalesced: in how many pieces a cell's text arrives is a matter of timing
     client = NotebookClient(
@@ -70,6 +92,7 @@ def build(path: Path) -> Path:
         if cell.cell_type != "code":
             continue
         cell.outputs = kept(cell.outputs)
+        describe(cell, path.name)
         figures += sum(len(o.get("data", {}).get("image/png", "")) * 3 // 4 for o in cell.outputs)
     if figures > FIGURE_BYTES:
         raise ValueError(f"{path.name}: its figures take {figures:,} bytes, more than {FIGURE_BYTES:,}.")

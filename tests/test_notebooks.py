@@ -69,3 +69,46 @@ def test_neither_bars_nor_stderr_are_kept():
     bar = {"output_type": "display_data", "data": {"text/plain": "50 %", build.WIDGET: {"model_id": "7f"}}}
     warning = {"output_type": "stream", "name": "stderr", "text": "pid 12"}
     assert build.kept([printed, bar, figure, warning]) == [printed, figure]
+
+
+FIGURE, NUMBER = {"image/png": "…"}, {"text/plain": "1"}
+
+
+def executed(folder, header, *shown):
+    """The only cell of a percent script, with `header` behind its mark, as if it had shown these."""
+    (folder / "99_shows.py").write_text(f"# %%{header}\nshow()\n")
+    (cell,) = build.read_source(folder / "99_shows.py").cells
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in shown]
+    return cell
+
+
+def test_a_figure_gets_the_alternative_text_of_its_cell(tmp_path):
+    header = ' tags=["nbval-ignore-output"] alt="A star\'s map: bright, where it is." other=1'
+    cell = executed(tmp_path, header, FIGURE, NUMBER, FIGURE)
+    assert set(cell.metadata) == {"tags", "alt"}
+    build.describe(cell, "99_shows.py")
+    described = {"image/png": {"alt": "A star's map: bright, where it is."}}
+    assert [output.metadata for output in cell.outputs] == [described, {}, described]
+
+
+def test_a_figure_without_alternative_text_is_refused_and_text_without_a_figure(tmp_path):
+    with pytest.raises(ValueError, match=r"99_shows\.py, cell-00: say what its figure shows"):
+        build.describe(executed(tmp_path, "", NUMBER, FIGURE), "99_shows.py")
+    with pytest.raises(ValueError, match=r"99_shows\.py, cell-00: .*'A star\.', but no figure"):
+        build.describe(executed(tmp_path, ' alt="A star."', NUMBER), "99_shows.py")
+    build.describe(executed(tmp_path, "", NUMBER), "99_shows.py")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_figure_has_the_alternative_text_of_its_source(source):
+    built = nbformat.read(build.HERE / f"{source.stem}.ipynb", as_version=4)
+    wanted = {
+        cell.id: cell.metadata.alt for cell in build.read_source(source).cells if "alt" in cell.metadata
+    }
+    found = {
+        cell.id: output.metadata.get("image/png", {}).get("alt")
+        for cell in built.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    }
+    assert found == wanted, "run `make notebooks`"

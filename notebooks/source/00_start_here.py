@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. All of it is lit."
 from minillava.course import card
 
 card("00")
@@ -44,7 +44,7 @@ for name, part in model.named_children():
 # ## Ask
 # This picture was never trained on. The repository ships many such, with questions and their right answers.
 
-# %%
+# %% alt="Several colored shapes, a star among them, on a pale and slightly cloudy ground, so enlarged that single pixels can be seen."
 sight = next(s for s in sights(questions) if len(s.things) >= 3 and s.asked["type"] == "shape")
 picture = open_image(sight.image)
 picture.resize((288, 288), 0)
@@ -121,7 +121,7 @@ check("00.worth", seen)
 # Every word is a row of attention: how much it took from each earlier position, the picture's 64 patches among
 # them. Two rows are worth a look: that of the words naming a thing, and the one that predicts the answer.
 
-# %%
+# %% alt="The picture and two heat maps of attention over its patches: one for the word of the question that names a thing, one for the first word of the answer. The shapes are outlined and the thing asked about is boxed; under each map stand its share of attention and its peak."
 from minillava import attention
 from minillava.attention_plots import word_by_word
 

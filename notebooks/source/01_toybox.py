@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is Toybox."
 from minillava.course import card
 
 card("01")
@@ -75,7 +75,7 @@ print("boxes found in the pixels are the symbols' boxes:", len(by_hand), "of", l
 # a COCO picture's five **captions** and its **boxes**, and was asked for the conversation of somebody who sees it
 # (arXiv 2304.08485; its prompts: playground/data/prompts). Toybox keeps the same two things for every picture:
 
-# %%
+# %% alt="A large pink cross, a small yellow circle and a large purple square, each in its box; beside them, in words, five captions and the name and corners of each thing."
 from minillava.course.figures import beside
 from minillava.toybox import language
 
@@ -152,7 +152,7 @@ check("01.record", caption_record)
 # **Predict first:** a stage-2 record asks several questions about one picture. How often does `<image>` stand
 # in it? And LLaVA-1.5's request for brevity, "Answer the question using a single word or phrase."?
 
-# %%
+# %% alt="The same picture of a cross, a circle and a square, and beside it a conversation about it: many short questions by the human, each with an answer of a word or two."
 instruct = records.record(SCENES, "questions", "train", 41)
 spoken = "\n".join(f"{turn['from']:>5}: {turn['value']}" for turn in instruct["conversations"])
 print("<image>:", spoken.count("<image>"), "  format prompt:", spoken.count(language.SHORT_ANSWER))
@@ -182,7 +182,7 @@ ours = Counter(part[row.kind] for row in drawn)
 assert Counter(drawn) == {row: row.records for row in mix.STAGE_2}
 print(ours["text only"], "of 1000 records of stage 2 have no picture")
 
-# %%
+# %% alt="Two bars, one for Toybox's mix and one for LLaVA-1.5's, each divided into short answers, detail, regions, letters and text only. In both, short answers are the largest part."
 llava = {
     "short answers": 82783 + 72140 + 8998 + 80000,  # VQAv2, GQA, OKVQA, OCR-VQA
     "detail": 157712 + 21953,  # LLaVA's own conversations, descriptions, reasoning; TextCaps
@@ -220,7 +220,7 @@ check("01.majority", majority)
 #
 # **Predict first:** eight colors, six shapes, one to five things a picture. How often is *no* right?
 
-# %%
+# %% alt="Two bars of the answers to questions of the kind “Is there a ...?”. Asked carelessly, nearly all are no; as Toybox asks, yes and no are about even."
 import random
 
 from minillava.toybox.scene import COLORS, SHAPES
@@ -271,7 +271,7 @@ print("pictures in train and another split:", sum(len(keys["train"] & keys[s]) f
 print("withheld pairs in train:", len(pairs["train"] & WITHHELD), "of", len(WITHHELD))
 print("withheld pairs in compositional:", len(pairs["compositional"] & WITHHELD), "of", len(WITHHELD))
 
-# %%
+# %% alt="Nine pictures in three rows of three, from the splits train, compositional and more. The rows look alike; the last has one object more in a picture."
 from minillava.plots import contact_sheet
 
 rows = ("train", "compositional", "more")

@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is the vision tower."
 from minillava.course import card
 
 card("02")
@@ -80,7 +80,7 @@ scene = records.scene("val", 41)
 picture = draw(scene)
 pixels = preprocess(picture, 96, "square")[None]  # [1, 3, 96, 96]
 
-# %%
+# %% alt="Left a picture of a triangle, a circle and two crosses; right the same picture cut into 8 by 8 patches with white gaps between them, so that every shape lies in pieces."
 pieces = cut_apart(picture, 12)
 assert pieces.shape == (96 + 7 * 3, 96 + 7 * 3, 3)
 contact_sheet([picture, pieces], ["the picture", "what CLIP is given: 64 patches"], columns=2)
@@ -147,7 +147,7 @@ check("02.layer", layers)
 #
 # **Predict first:** which of the four can be read at layer 0? Which needs the patches to talk to each other?
 
-# %%
+# %% alt="Lines for color, shape, size and place: how often a linear map reads each off the patches after each layer. Shape climbs far above where it starts; the layer called −2 is marked."
 from minillava.course.figures import accuracy_by_layer
 from minillava.pretrain.probe import linear_probes
 
@@ -209,7 +209,7 @@ def most_alike(layer, query, count=5):
 # %% [markdown]
 # **Predict first:** at layer 0, and at layer −2: will the neighbors share the color, or the shape?
 
-# %%
+# %% alt="Two rows of cutouts, each beginning with the same large star and then showing the five things whose patches are most like its own, at layer 0 above and at layer −2 below. Compare colors and shapes between the rows."
 from PIL import ImageOps
 
 query = next(i for i, (_, _, thing) in enumerate(middles) if thing.shape == "star" and thing.size == "large")
@@ -286,7 +286,7 @@ def hiding_map(pixels, text):
     return (heat / times).reshape(8, 8)
 
 
-# %%
+# %% alt="The picture and two heat maps over its patches for a text that names one thing in it, the tempting map and the hiding map. A box shows where the thing is, to compare with where each map is bright."
 from minillava.course.figures import maps_row
 
 thing = scene.objects[0]

@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit are the projector and the splice."
 from minillava.course import card
 
 card("03")
@@ -188,7 +188,7 @@ with torch.no_grad():
     assert_close(by_hand, model.splice(input_ids, projected))
 print("positions:", input_ids.shape[1], "of which picture:", (input_ids == image_id).sum().item())
 
-# %%
+# %% alt="One row of tokens, wrapped over several lines: the system prompt's words, then 64 little patches of the picture where one token stood, then the question's words and “ASSISTANT:”."
 from minillava.conversation import encode, pieces
 from minillava.course.figures import patches_of, token_strip
 
@@ -245,7 +245,7 @@ def nearest_words(rows, words):
     return [words[i].removeprefix("▁") for i in cosines.argmax(dim=-1).tolist()]
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="The picture with a word written on each of its 64 patches, the one nearest to what the projector made of that patch. Words that are true of what the patch shows are bold and framed, the others gray."
 from minillava.course.figures import words_on_patches
 
 found = nearest_words(projected[0], vocabulary)

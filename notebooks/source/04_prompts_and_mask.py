@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is the prompt, with its tokens and their labels."
 from minillava.course import card
 
 card("04")
@@ -122,7 +122,7 @@ check("04.prompt", v1)
 # **Predict first:** how many tokens of this conversation will be learned? Count the answers' words, and do not
 # forget what ends them.
 
-# %%
+# %% alt="A conversation as a row of tokens. Only the two answers and the token that ends each are marked as learned; system prompt, picture and questions are not."
 from minillava.conversation import pieces
 from minillava.course.figures import token_strip
 
@@ -180,7 +180,7 @@ print("labels by hand are the package's:", sum(label != -100 for label in by_han
 #
 # **Predict first:** the caption is learned. What ends it: `</s>`, a newline, or nothing?
 
-# %%
+# %% alt="The plain template as a row of tokens: a start token, the picture, then the caption and a line break. The caption and the line break are marked as learned, and nothing before them."
 caption = [
     {"from": "human", "value": "<image>\nDescribe the picture in detail."},
     {"from": "gpt", "value": "A black triangle at the top-left."},
@@ -337,7 +337,7 @@ except ValueError as error:
 #
 # **Predict first:** of what training then learns, how much is about answers?
 
-# %%
+# %% alt="Two bars of the tokens in the loss. Masked, all of them belong to the answers; unmasked, the answers are a thin slice and the prompt is nearly everything."
 from minillava.course.figures import shares
 
 image = batch["input_ids"] == model.config.image_token_id

@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network. A loop of about a minute trains twice.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is stage 1, which trains the projector."
 from minillava.course import card
 
 card("05")
@@ -275,7 +275,7 @@ def watch(step):
 
 train(model, batches * 2, watch)  # 48 steps, about half a minute
 
-# %%
+# %% alt="The loss on held-out captions over the steps of stage 1, a line each for the caption's own picture, another's and none. With a picture the two lines first fall together and then part, the own one below; without a picture the line is flat."
 from minillava.plots import loss_curves
 
 own, anothers, none = (curves[name][1] for name in ("its own picture", "another's picture", "no picture"))
@@ -309,7 +309,7 @@ def captions(model, pictures):
 pictures = [made["image"] for made in held_out[:24]]
 before, after = captions(fresh(), pictures), captions(model, pictures)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Four pictures of one shape each. Under each stand the caption written before the training, the one written after it with a mark for right or wrong, and, where it is wrong, the caption expected."
 from minillava.plots import answered_pictures
 
 right = [made["conversations"][1]["value"] for made in held_out[:24]]

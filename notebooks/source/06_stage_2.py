@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network. The two training cells take most of the time.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is stage 2, which trains the projector and the language model."
 from minillava.course import card
 
 card("06")
@@ -279,14 +279,14 @@ _, share_shuffled = right(model, shift=len(tests) // 2)
 print(f"{len(tests)} questions: {share_before:.0%} right before, {share_after:.0%} after,")
 print(f"{share_shuffled:.0%} with another's picture")
 
-# %%
+# %% alt="The training loss over the steps of stage 1 and of stage 2, thin as it was measured and thick when smoothed. Both lines fall."
 from minillava.plots import loss_curves
 
 losses = second.curve["train"][1]
 assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and share_after > share_before
 loss_curves({"stage 1": first.curve["train"], "stage 2": second.curve["train"]}, smooth=4)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] alt="Eight pictures of one shape each. Under each stand a question with the answer given before stage 2, and the answer after it with a mark for right or wrong."
 from minillava.plots import answered_pictures
 
 shown = range(0, 32, 4)
@@ -328,7 +328,7 @@ joined = checkpoints.from_bases(tiny.vision_tower, tiny.language_model, seed=0)
 untrained = evaluate(joined, questions).accuracy["sighted"]
 report = evaluate(finished, questions, baselines=("blind", "shuffled"))
 
-# %%
+# %% alt="For all questions together and for each type, an arrow from the accuracy before both stages to the accuracy after them, with marks for the blind and the shuffled model. Over all questions the arrow ends beyond both marks."
 from minillava.course.figures import before_after
 
 table = {

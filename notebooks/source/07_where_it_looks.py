@@ -8,7 +8,7 @@
 #
 # **You need** nothing but this repository: no GPU, no network.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is attention, the question where the model looked."
 from minillava.course import card
 
 card("07")
@@ -144,7 +144,7 @@ for position in by_hand:
 # **Predict first:** the second ends the words that name the thing asked about, and the fourth predicts the
 # answer; the other two are about nothing. Will you see it?
 
-# %%
+# %% alt="The picture and four heat maps over its patches, one for each row of attention: the question's first word, the word that names the thing, the last word, and the row that predicts the answer. The thing asked about is boxed on each; the maps differ."
 from minillava.course.figures import maps_row
 
 asked = sight.asked["question"]
@@ -160,7 +160,7 @@ maps_row(said.image, titles, {title: sight.asked["boxes"] for title in titles})
 # All four glow: a scale that ends at each map's own peak makes a fire of any ember. So print how much there is to
 # distribute. The picture's share of a row, its **image mass**, block by block:
 
-# %%
+# %% alt="Four stacked bars, one for each of the four rows: how its attention is divided among the picture, the system prompt and the question. A dashed line marks the picture's share if every position got the same."
 from minillava.attention_plots import attention_by_word
 
 blocks = {"image": said.patches, "system": range(said.patches[0])}
@@ -186,7 +186,7 @@ print(f"on the first position alone, which means nothing: up to {first.max():.2f
 # So drawn, here is a whole caption: the true one, put into the model's mouth, so that every word has a
 # box that we know. For each thing the rows that predict its color and its shape, and a function word.
 
-# %%
+# %% alt="The picture and a heat map for each word: one function word, then the color and the shape of each thing in the caption, all on one scale and with the share of attention beneath. The thing that a word is about is boxed."
 from minillava.attention_plots import word_by_word
 from minillava.toybox.records import DESCRIBE
 
@@ -351,7 +351,7 @@ print("the rows that predict a caption's words beat the other things:",
 #
 # By layer and head, for the caption's colors (the framed one is the inflated best, the line another thing's score):
 
-# %%
+# %% alt="A grid of layers by heads, each cell with the head's score: how often its map, of the row before a color, points at the thing of that color. The best cell is framed, and a line on the color scale marks the score for another thing."
 from minillava.plots import head_grid
 
 assert ours.heads.shape[1] == len(PREDICTING)
@@ -464,7 +464,7 @@ costs = ablate(model, [case(model, sight) for sight in seen[:40]], bands=halves)
 patches = {cost.removed: cost.damage for cost in costs if cost.rows == "everything"}
 assert patches["target"] > patches["as many other patches"] + 0.1
 
-# %%
+# %% alt="Right answers lost when edges of attention to the thing are cut, in all layers, in the early and in the late ones. Three colors stand for cuts from the referring word, from the answer and from all of the question, with intervals; dashed lines cut as many other patches."
 from minillava.attention_plots import damage_by_layer
 
 bands, lost, control = by_layer(costs)

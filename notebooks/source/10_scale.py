@@ -9,7 +9,7 @@
 # **You need** nothing but this repository. Where there is a GPU, the last part trains on it; where there is none,
 # it says so, and everything else is the same.
 
-# %%
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. All of it is lit."
 from minillava.course import card
 
 card("10")
@@ -168,7 +168,7 @@ plans = {
     for name, (stage, strategy) in setups.items()
 }
 
-# %%
+# %% alt="Stacked bars of the memory that one GPU needs for LLaVA-1.5-7B: stage 1, and stage 2 held whole, in shards and with LoRA, beside lines at 40 and 80 GB. Held whole, stage 2 is by far the longest and the optimizer a large part of it; shards take most of that away."
 from minillava.course.figures import memory_bars
 
 table = {}
