@@ -231,16 +231,18 @@ def _pieces(text: str) -> int:
 def _batches(rows: list[dict], size: int) -> Iterator[tuple[list[int], int]]:
     """Numbers of rows of about equally long answers, and how many new tokens these may have.
 
-    A type's replies may be a third longer than the longest right one, and of SHORTEST tokens at least.
+    Within a factor of two: a batch goes on until its last reply is complete. A type's replies may be a third
+    longer than the longest right one, and of SHORTEST tokens at least.
     """
     longest: Counter = Counter()
     for row in rows:
         longest[row["type"]] = max(longest[row["type"]], _pieces(row["answer"]))
-    room = {kind: max(SHORTEST, pieces * 4 // 3) for kind, pieces in longest.items()}
-    for tokens in sorted(set(room.values())):
-        numbers = [number for number, row in enumerate(rows) if room[row["type"]] == tokens]
-        for start in range(0, len(numbers), size):
-            yield numbers[start : start + size], tokens
+    length = {kind: 1 << (pieces - 1).bit_length() for kind, pieces in longest.items()}
+    for pieces in sorted(set(length.values())):
+        alike = [number for number, row in enumerate(rows) if length[row["type"]] == pieces]
+        most = max(longest[rows[number]["type"]] for number in alike)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size], max(SHORTEST, most * 4 // 3)
 
 
 def _ask(model, column: str, rows: list[dict], batch_size: int) -> list[str]:
