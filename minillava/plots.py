@@ -117,14 +117,14 @@ def accuracy_bars(table: Mapping[str, Mapping[str, float]], title: str = "") -> 
     sighted = [row["sighted"] for row in table.values()]
     axes.barh(places, sighted, height=0.66, color=SKY, label="sighted")
     for place, share in zip(places, sighted, strict=True):
-        axes.text(1.08, place, f"{share:.0%}", va="center", ha="right", fontweight="bold")
+        axes.text(1.115, place, f"{share:.0%}", va="center", ha="right", fontweight="bold")
     # why not on one line: they are often equal, and that is the point
     for (name, look), shift in zip(BASELINES.items(), (-0.17, 0.17, 0), strict=True):
         points = [(row[name], i + shift) for i, row in enumerate(table.values()) if name in row]
         if points:
             look = {"markeredgecolor": INK, "linestyle": "none", **look}
             axes.plot(*zip(*points, strict=True), label=name, **look)
-    axes.set(xlim=(0, 1.1), yticks=places, yticklabels=list(table), title=title)
+    axes.set(xlim=(0, 1.13), yticks=places, yticklabels=list(table), title=title)
     axes.set_xticks(np.linspace(0, 1, 6), [f"{x:.0%}" for x in np.linspace(0, 1, 6)])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.invert_yaxis()
