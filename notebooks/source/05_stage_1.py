@@ -124,7 +124,7 @@ from minillava.data import Collator, InstructionData, InstructionDataset
 from minillava.training import cosine_with_warmup, freeze, train_stage
 
 tiny = PRESETS["tiny"]
-stage = replace(tiny.stages["stage1"], batch_size=16, learning_rate=5e-3)
+stage = replace(tiny.stages["stage1"], learning_rate=5e-3)
 
 
 def fresh():
@@ -174,7 +174,9 @@ check("05.rate", rate)
 def train(model, batches, watch=lambda step: None):
     projector, total = model.multi_modal_projector, len(batches)
     warmup = math.ceil(stage.warmup_ratio * total)
-    optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=stage.weight_decay)
+    optimizer = torch.optim.AdamW(
+        projector.parameters(), betas=stage.betas, weight_decay=stage.weight_decay
+    )
     for step, batch in enumerate(batches):
         watch(step)
         for group in optimizer.param_groups:
