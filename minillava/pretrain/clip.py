@@ -6,8 +6,9 @@ many pictures). Half of the pictures are hard negatives of their neighbor: the s
 changed. Training starts cheap, as FLIP's does (arXiv 2212.00794): pictures of one object of which the
 tower sees a quarter of the patches, those that show something; then more objects and more patches, at last
 whole pictures of five. What things are and where they are is learned together from the first step: a tower
-that first learned shapes on crops without a place never learned places well. In the last two phases most
-pictures are of the other domains, with facts about their things (see `clip_facts`).
+that first learned shapes on crops without a place never learned places well. In the next two phases most
+pictures are of the other domains, with facts about their things (see `clip_facts`); in the last one half are
+scenes again, whose objects are told how many are like them.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What tiny-CLIP's last two phases learn from: short facts about pictures and about the things in them.
+"""What tiny-CLIP's last three phases learn from: short facts about pictures and about the things in them.
 
 A row is a picture, or one thing in it, with all that is true of it; a column is a fact of some row. The
 label of a pair is whether the fact is true of the row, as with claims, and again every true fact is weighed
