@@ -197,7 +197,7 @@ def test_export_writes_a_folder_that_loads(model_folder, tmp_path):
 def test_train_audits_trains_and_says_what_it_left(model_folder, records, tmp_path, capsys):
     run = tmp_path / "run"
     argv = ["train", "stage2", "--data", str(records), "--from", model_folder]
-    argv += ["--run-dir", str(run), "--max-steps", "1", "--device-batch", "16"]
+    argv += ["--run-dir", str(run), "--max-steps", "1", "--device-batch", "4"]
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "every record can be trained on" in out

@@ -14,7 +14,7 @@ BENCHMARK = Path(__file__).resolve().parent.parent / "benchmarks" / "nothing_los
 
 def test_a_stage_killed_at_random_ends_with_the_bits_of_one_that_was_not(make_model, tmp_path):
     checkpoints.save(make_model(), tmp_path / "base")
-    texts = [record(i, answer="Two boxes. " * (1 + i % 4)) for i in range(160)]
+    texts = [record(i, answer="Two boxes. " * (1 + i % 4)) for i in range(80)]
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     stage = ["stage2", "--from", tmp_path / "base", "--data", tmp_path / "texts.json", "--no-audit"]
     command = [sys.executable, BENCHMARK, "--kills", "3", "--", *stage, "--save-every", "2"]
