@@ -325,7 +325,9 @@ class MiniLlava(nn.Module):
             places = [numbers[key] for key in keys]
             distinct = self.encode_images(pixels[[keys.index(key) for key in numbers]])
             batch["image_features"] = distinct[places]
-        if len(questions) > 1:
+        # Beams and several replies multiply the prompts inside `generate`, but not a cache handed to it.
+        multiplied = {"num_beams", "num_return_sequences", "generation_config"} & generation.keys()
+        if len(questions) > 1 and not multiplied:
             batch |= self.read_beginning(**batch, places=places)
         answers = self.generate(**batch, **generation)
         return [

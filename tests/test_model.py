@@ -188,6 +188,12 @@ def test_batch_of_two_equals_two_singles(make_model, picture):
     assert alone[0] and alone[0] != alone[1]
 
 
+def test_a_batch_is_searched_with_beams_as_one_question_is(make_model, picture):
+    model, questions = make_model(), ["What color is the ball?", "How many?"]
+    together = model.answer_batch([picture, picture], questions, num_beams=3, max_new_tokens=6)
+    assert together == [model.answer(picture, q, num_beams=3, max_new_tokens=6) for q in questions]
+
+
 def test_batch_mixes_questions_with_and_without_picture(make_model, picture):
     model = make_model()
     questions = ["What color is the ball?", "How many boxes are there?"]
