@@ -1,13 +1,12 @@
-"""The language model's decoder as training runs it: no padding, and the last layer only where it is read.
+"""The language model's decoder in training: no padding, nothing twice, the last layer where it is read.
 
 A batch goes through as one row of documents, [1, N, D], N real positions; attention alone sees where one
 ends and the next begins. That is exact: in a padded batch no document sees another or the padding either.
-And training reads the last layer at the positions that predict a token of an answer, a fraction of them:
-the others, picture and question, have to offer their keys and values there, which is all that anyone sees
-of them, and nothing more.
+What all documents begin with (a chat's system prompt) stands in the row once: with nothing before it that
+differs, all compute the same there. And training reads the last layer where an answer's token is predicted,
+at a fraction of all positions: the others, picture and question, have to offer their keys and values there,
+which is all that anyone sees of them, and nothing more.
 """
-
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +34,15 @@ class DecoderLayer(LlamaDecoderLayer):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         documents: list[int] | None = None,
+        shared: int = 0,
         read: Tensor | None = None,
         **options,
     ) -> Tensor:
         """Without `documents` LLaMA's own, [B, T, D] -> [B, T, D]. With them [1, N, D] -> [1, N or S, D].
 
-        documents: positions of each, N together.
-        read: [N], true where a result is wanted; None is everywhere.
+        shared: positions at the start of the row with which each document begins.
+        documents: further positions of each, N with the shared ones.
+        read: [N], true where a result is wanted, never in `shared`; None is everywhere.
         """
         if documents is None:
             return super().forward(hidden_states, position_embeddings=position_embeddings, **options)
@@ -59,7 +60,7 @@ class DecoderLayer(LlamaDecoderLayer):
         if read is not None:
             hidden_states, normed, cos, sin = (x[:, read] for x in (hidden_states, normed, cos, sin))
         query = turned(heads(attention.q_proj, normed), cos, sin)
-        mixed = attend(attention, query, key, value, documents, read)  # [1, H, N or S, K]
+        mixed = attend(attention, query, key, value, documents, shared, read)  # [1, H, N or S, K]
         hidden = hidden_states + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
@@ -70,6 +71,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     documents: list[int],
+    shared: int,
     read: Tensor | None,
 ) -> Tensor:
     """Causal attention within each document: queries [1, H, N or S, K] -> as many mixtures of values."""
@@ -78,14 +80,19 @@ def attend(
         "scale": attention.scaling,
         "enable_gqa": attention.num_key_value_groups > 1,
     }
-    keys, values = key.split(documents, dim=2), value.split(documents, dim=2)
+
+    def whole(rows: Tensor) -> list[Tensor]:  # [1, H, N, K] -> [1, H, shared + its positions, K] of each
+        beginning, *rest = rows.split([shared, *documents], dim=2)
+        return [torch.cat((beginning, end), dim=2) for end in rest] if shared else rest
+
+    keys, values = whole(key), whole(value)
     if read is None:
-        found = [
+        first, *others = [
             F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
-            for q, k, v in zip(query.split(documents, dim=2), keys, values, strict=True)
+            for q, k, v in zip(whole(query), keys, values, strict=True)
         ]
-        return torch.cat(found, dim=2)
-    rows = [part.nonzero() for part in read.split(documents)]  # each [its S, 1], from 0
+        return torch.cat([first, *(found[:, :, shared:] for found in others)], dim=2)
+    rows = [part.nonzero() + shared for part in read[shared:].split(documents)]  # each [its S, 1]
     found = []
     for q, k, v, row in zip(query.split([len(r) for r in rows], dim=2), keys, values, rows, strict=True):
         if len(row):
@@ -103,24 +110,29 @@ def packable(language_model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def decode(
-    language_model: LlamaForCausalLM, inputs_embeds: Tensor, attention_mask: Tensor | None, read: Tensor
+    language_model: LlamaForCausalLM,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    read: Tensor,
+    shared: int = 0,
 ) -> Tensor:
     """Embeddings [B, T, D] -> the normed last hidden states where `read` [B, T] is true, [S, D].
 
     attention_mask [B, T]: 1 for tokens, 0 for padding before or after them; None if there is none. What is
-    read has to be a token. The values are those of `language_model.model`, up to float32's rounding.
+    read has to be a token. `shared` is the number of tokens that every sample begins with, none of them read:
+    their embeddings are the first sample's. The values are those of `language_model.model`, up to float32's
+    rounding.
     """
     model = language_model.model
     real = torch.ones_like(read) if attention_mask is None else attention_mask.bool()
-    documents = real.sum(dim=1).tolist()
-    ends = torch.tensor(list(accumulate(documents)), device=read.device)
-    lengths = torch.tensor(documents, device=read.device)
-    starts = (ends - lengths).repeat_interleave(lengths)
-    positions = torch.arange(len(starts), device=read.device) - starts  # [N], from 0 in each
-    hidden = inputs_embeds[real][None]
-    angles = model.rotary_emb(hidden, position_ids=positions[None])
+    place = real.cumsum(dim=1) - 1  # [B, T], from 0 in each sample
+    kept = real & (place >= shared)
+    documents = kept.sum(dim=1).tolist()
+    kept[0] = real[0]
+    hidden = inputs_embeds[kept][None]
+    angles = model.rotary_emb(hidden, position_ids=place[kept][None])
     *layers, last = model.layers
+    row = {"position_embeddings": angles, "documents": documents, "shared": shared}
     for layer in layers:
-        hidden = layer(hidden, position_embeddings=angles, documents=documents)
-    hidden = last(hidden, position_embeddings=angles, documents=documents, read=read[real])
-    return model.norm(hidden)[0]
+        hidden = layer(hidden, **row)
+    return model.norm(last(hidden, **row, read=read[kept]))[0]

@@ -105,8 +105,9 @@ class MiniLlava(nn.Module):
             position t is predicted from position t-1.
         image_features [I, N, D_v]: what `encode_images` returned for these pictures, in place of
             `pixel_values`. The tower is frozen: features kept from an earlier epoch are the same.
-        all_logits: False, with labels, returns no logits, leaves padding out, and runs the last
-            layer and the head only where a label is predicted. Same loss, less work.
+        all_logits: False, with labels, returns no logits, leaves padding out, reads what all samples
+            begin with once, and runs the last layer and the head only where a label is predicted.
+            Same loss, less work. (LoRA's dropout then falls on that beginning alike in all samples.)
 
         Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
         """
@@ -134,7 +135,9 @@ class MiniLlava(nn.Module):
         if all_logits:
             predictions = logits[supervised]
         else:
-            read = decode(self.language_model, inputs_embeds, attention_mask, supervised)  # [S, D]
+            tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            shared = shared_length(input_ids, tokens, supervised | (input_ids == self.config.image_token_id))
+            read = decode(self.language_model, inputs_embeds, tokens, supervised, shared)  # [S, D]
             predictions = head(read)
         loss = F.cross_entropy(predictions.float(), targets[supervised])
         return MiniLlavaOutput(loss=loss, logits=logits)

@@ -1,23 +1,27 @@
 """Prompts that begin alike, read once: every chat begins with the same words, and often the same picture.
 
-Keys and values of the beginning are computed for each distinct picture and handed to all prompts about it.
-Ten questions about one picture then cost the beginning once and ten short ends, not ten whole prompts.
+Answering, keys and values of the beginning are computed for each distinct picture and handed to all prompts
+about it. Ten questions about one picture then cost the beginning once and ten short ends, not ten whole
+prompts. Training, a batch has its system prompt once: see `decoder.py`.
 """
 
 import torch
 from torch import Tensor
 
 
-def shared_length(input_ids: Tensor, attention_mask: Tensor) -> int:
-    """How many tokens all prompts [B, T], padded on the left, have in common from their first one on.
+def shared_length(input_ids: Tensor, attention_mask: Tensor, until: Tensor | None = None) -> int:
+    """How many tokens all prompts [B, T], padded on either side, have in common from their first one on.
 
-    The last token of the shortest prompt is left to it, for the answer is predicted there.
+    The last token of the shortest prompt is left to it, for the answer is predicted there. Where `until`
+    [B, T] is true in any prompt, the common beginning ends before that.
     """
-    pads = (attention_mask == 0).sum(dim=1, keepdim=True)  # [B, 1]
-    ahead = torch.arange(input_ids.shape[1] - int(pads.max()), device=input_ids.device)
-    starts = input_ids.gather(1, pads + ahead)  # [B, shortest]
-    alike = (starts == starts[0]).all(dim=0)[:-1]
-    return int(alike.long().cumprod(dim=0).sum())
+    starts = attention_mask.argmax(dim=1, keepdim=True)  # [B, 1]
+    places = starts + torch.arange(int(attention_mask.sum(dim=1).min()), device=input_ids.device)
+    tokens = input_ids.gather(1, places)  # [B, shortest]
+    alike = (tokens == tokens[0]).all(dim=0)
+    if until is not None:
+        alike &= ~until.gather(1, places).any(dim=0)
+    return int(alike[:-1].long().cumprod(dim=0).sum())
 
 
 def pad_behind(values: Tensor, attention_mask: Tensor, length: int) -> Tensor:

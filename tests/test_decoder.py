@@ -1,4 +1,4 @@
-"""The decoder without padding, its last layer where it is read: LLaMA's numbers, and less work."""
+"""The decoder without padding or repetition, its last layer where it is read: LLaMA's numbers, less work."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from minillava.decoder import decode, packable
+from minillava.prefix import shared_length
 
 LENGTH, WIDTH = 12, 32
 
@@ -44,20 +45,27 @@ PADDED = rows((0, LENGTH), (0, 11), (0, 6)).long()
 LEFT = rows((3, LENGTH), (1, LENGTH), (0, LENGTH)).long()
 
 
+@pytest.mark.parametrize("shared", [0, 2], ids=["nothing shared", "a common beginning"])
 @pytest.mark.parametrize("read", [READ, FULL], ids=["some", "all"])
 @pytest.mark.parametrize("mask", [None, PADDED, LEFT], ids=["no mask", "padded right", "padded left"])
-def test_values_and_gradients_are_llamas(pair, mask, read):
-    read = read if mask is None else read & mask.bool()
+def test_values_and_gradients_are_llamas(pair, mask, read, shared):
+    real = torch.ones_like(read) if mask is None else mask.bool()
+    place = real.cumsum(dim=1)  # from 1
+    beginning = real & (place <= shared)
+    read = read & real & ~beginning
     found = []
     for model, lean in zip(pair, (False, True), strict=True):
         generator = torch.Generator().manual_seed(2)
         embeddings = torch.randn(3, LENGTH, WIDTH, generator=generator).requires_grad_()
+        common = torch.randn(shared, WIDTH, generator=generator).requires_grad_()
+        inputs = embeddings.masked_scatter(beginning[..., None], common.repeat(3, 1))
         if lean:
-            hidden = decode(model, embeddings, mask, read)
+            hidden = decode(model, inputs, mask, read, shared)
         else:
-            hidden = model.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)[0][read]
+            hidden = model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False)[0][read]
         hidden.square().sum().backward()
-        found.append((hidden, embeddings.grad, *(p.grad for p in model.model.layers.parameters())))
+        learned = (embeddings, common, *model.model.layers.parameters())
+        found.append((hidden, *(parameter.grad for parameter in learned)))
     for theirs, ours in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -85,14 +93,15 @@ def test_gradient_checkpointing_changes_nothing(pair):
     assert torch.equal(*gradients)
 
 
-def flops(model, mask, read):
+def flops(model, mask, read, shared=0):
     with FlopCounterMode(display=False) as counter:
-        decode(model, torch.randn(3, LENGTH, WIDTH), mask, read)
+        decode(model, torch.randn(3, LENGTH, WIDTH), mask, read, shared)
     return counter.get_total_flops()
 
 
 def test_it_costs_what_is_real_and_read(pair):
-    """Padding costs nothing, and of the last layer's weights only keys' and values' meet every row."""
+    """Padding costs nothing, nor does a beginning again, and of the last layer's weights only keys' and
+    values' meet every row."""
     _, model = pair
     one = rows((0, 1), (0, 1), (0, 1))
     layer = model.model.layers[-1]
@@ -101,3 +110,18 @@ def test_it_costs_what_is_real_and_read(pair):
     assert flops(model, None, FULL) - flops(model, None, one) >= 2 * 3 * (LENGTH - 1) * (weights - offered)
     padding = 3 * LENGTH - int(PADDED.sum())
     assert flops(model, None, one) - flops(model, PADDED, one) >= 2 * padding * (weights + offered)
+    again = 2 * 2  # two positions of two samples, in whose place the first sample's stand
+    last = rows(*[(LENGTH - 1, LENGTH)] * 3)
+    assert flops(model, None, last) - flops(model, None, last, 2) >= 2 * again * (weights + offered)
+
+
+def test_a_beginning_is_shared_up_to_what_is_learned_or_a_picture():
+    ids = torch.tensor([[1, 5, 6, 7, 8, 9], [1, 5, 6, 7, 8, 2], [1, 5, 6, 7, 0, 0]])
+    mask = torch.tensor([[1] * 6, [1] * 6, [1] * 4 + [0] * 2])
+    assert shared_length(ids, mask) == 3  # the last token of the shortest is left to it
+    until = torch.zeros(3, 6, dtype=torch.bool)
+    until[1, 2] = True
+    assert shared_length(ids, mask, until) == 2
+    left, moved = ids.clone(), mask.clone()  # and with the shortest padded on the left
+    left[2], moved[2] = ids[2].roll(2), mask[2].roll(2)
+    assert shared_length(left, moved) == 3

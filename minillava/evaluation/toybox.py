@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 from tqdm import tqdm
@@ -228,40 +229,46 @@ def _pieces(text: str) -> int:
     return len(re.findall(r"[^\W\d_]+|\S|\n| (?=[\W\d])", text))
 
 
-def _batches(rows: list[dict], size: int) -> Iterator[tuple[list[int], int]]:
+def _batches(rows: list[dict], prompts: Sequence, size: int) -> Iterator[tuple[list[list[int]], int]]:
     """Numbers of rows of about equally long answers, and how many new tokens these may have.
 
     Within a factor of two: a batch goes on until its last reply is complete. A type's replies may be a third
-    longer than the longest right one, and of SHORTEST tokens at least.
+    longer than the longest right one, and of SHORTEST tokens at least. Rows of the same prompt, of which
+    there are many without a picture, stand together, to be asked once.
     """
     longest: Counter = Counter()
     for row in rows:
         longest[row["type"]] = max(longest[row["type"]], _pieces(row["answer"]))
-    length = {kind: 1 << (pieces - 1).bit_length() for kind, pieces in longest.items()}
-    for pieces in sorted(set(length.values())):
-        alike = [number for number, row in enumerate(rows) if length[row["type"]] == pieces]
-        most = max(longest[rows[number]["type"]] for number in alike)
-        for start in range(0, len(alike), size):
-            yield alike[start : start + size], max(SHORTEST, most * 4 // 3)
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        alike[prompt].append(number)
+    groups: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
+    for numbers in alike.values():
+        pieces = max(longest[rows[number]["type"]] for number in numbers)
+        groups[(pieces - 1).bit_length()].append((numbers, pieces))
+    for _, group in sorted(groups.items()):
+        most = max(pieces for _, pieces in group)
+        for start in range(0, len(group), size):
+            yield [numbers for numbers, _ in group[start : start + size]], max(SHORTEST, most * 4 // 3)
 
 
 def _ask(model, column: str, rows: list[dict], batch_size: int) -> list[str]:
     """The model's answers to every row, with the picture that `column` stands for."""
-    others = _others(rows) if column == "shuffled" else list(range(len(rows)))
+    others = _others(rows) if column == "shuffled" else range(len(rows))
+    prompts = []
+    for row, other in zip(rows, others, strict=True):
+        told = f"{row['captions'][0]}\n" if column == "oracle" else ""
+        image = None if column in ("blind", "oracle") else rows[other]["image"]["bytes"]
+        prompts.append((image, told + row["question"]))
     answers = [""] * len(rows)
     bar = tqdm(total=len(rows), desc=f"asking ({column})", unit=" questions")
-    for numbers, tokens in _batches(rows, batch_size):
-        batch = [rows[number] for number in numbers]
-        questions = [row["question"] for row in batch]
-        if column == "oracle":
-            questions = [f"{row['captions'][0]}\n{row['question']}" for row in batch]
-        images = [rows[others[number]]["image"]["bytes"] for number in numbers]
-        if column in ("blind", "oracle"):
-            images = [None] * len(batch)
-        replies = model.answer_batch(images, questions, max_new_tokens=tokens)
-        for number, reply in zip(numbers, replies, strict=True):
-            answers[number] = reply
-        bar.update(len(batch))
+    for batch, tokens in _batches(rows, prompts, batch_size):
+        images, questions = zip(*(prompts[numbers[0]] for numbers in batch), strict=True)
+        replies = model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
+        for numbers, reply in zip(batch, replies, strict=True):
+            for number in numbers:
+                answers[number] = reply
+            bar.update(len(numbers))
     bar.close()
     return answers
 

@@ -38,6 +38,19 @@ def test_columns_differ_by_what_the_model_is_shown(questions):
     assert report.accuracy["majority"]["exist"] >= 0.5
 
 
+def test_a_prompt_that_comes_again_is_asked_once(questions):
+    class Counting(Knowing):
+        asked = []
+
+        def answer_batch(self, images, questions, **_):
+            self.asked += zip(images, questions, strict=True)
+            return super().answer_batch(images, questions)
+
+    once, model = dict.fromkeys((None, row["question"]) for row in questions), Counting(questions)
+    assert len(ask(model, "blind", questions)) == len(questions) > len(once)
+    assert sorted(map(str, model.asked)) == sorted(map(str, once))
+
+
 def test_answers_are_compared_as_vqa_does(questions):
     class Loud(Knowing):
         def answer_batch(self, images, questions, **_):
