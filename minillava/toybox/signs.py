@@ -231,6 +231,23 @@ def _captions(sign: Sign) -> list[str]:
     ]
 
 
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
+
+
+def _telling(sign: Sign, rng: random.Random) -> str:
+    """The sign told character by character, in any order.
+
+    In "says K7T" each character is found by what stands before it; here only by its place, as in a picture,
+    where every patch can say which character it shows and which one that is, but not what came before.
+    """
+    places = [f"{place} character" for place in _PLACES[: len(sign.text)]]
+    places[-1] = places[-1].replace(" ", " and last ")
+    told = [f"The {place} is {c}." for place, c in zip(places, sign.text, strict=True)]
+    told.append(f"The sign is {sign.color}.")
+    rng.shuffle(told)
+    return " ".join(told)
+
+
 _ORDINALS = ("first", "second", "third", "last")
 
 
@@ -315,5 +332,6 @@ SIGNS = Domain(
     things=_things,
     questions=_questions,
     types=tuple(_WORDINGS),
+    telling=_telling,
     facts=_facts,
 )

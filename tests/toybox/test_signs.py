@@ -1,5 +1,7 @@
 """Signs: what is written can be read, and nothing but reading tells it."""
 
+import random
+import re
 from itertools import combinations
 
 import pytest
@@ -104,6 +106,19 @@ def test_the_first_caption_says_what_is_written():
     sign = domain.specimen(SIGNS, "train", 3)
     assert sign.text in SIGNS.captions(sign)[0] and sign.color in SIGNS.captions(sign)[0]
     assert len(SIGNS.captions(sign)) == 5
+
+
+def test_a_telling_names_each_characters_place_in_any_order():
+    places = ("first", "second", "third", "fourth", "fifth", "sixth")
+    for split in ("train", "more"):
+        sign = domain.specimen(SIGNS, split, 3)
+        told = {SIGNS.telling(sign, random.Random(i)) for i in range(9)}
+        assert len(told) > 3
+        for text in told:
+            said = dict(re.findall(r"The (\w+)(?: and last)? character is (\w)\.", text))
+            assert "".join(said[place] for place in places[: len(said)]) == sign.text
+            assert f"and last character is {sign.text[-1]}." in text
+            assert f"The sign is {sign.color}." in text
 
 
 def test_speckles_differ_from_board_to_board():
