@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="whole runs of each side; default: 3")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a run; default: 6")
     parser.add_argument("--samples", type=int, default=512, help="records to train on; default: 512")
-    parser.add_argument("--batch", type=int, help="default: the tiny preset's, 32 and 16")
+    parser.add_argument("--batch", type=int, help="default: the tiny preset's")
     parser.add_argument("--folder", type=Path, default=Path("runs/peer"), help="default: runs/peer")
     return parser.parse_args()
 

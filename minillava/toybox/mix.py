@@ -42,14 +42,14 @@ STAGE_1: Table = (
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
 STAGE_2: Table = (
-    Share(SCENES, "questions", 220),
+    Share(SCENES, "questions", 195),
     Share(SCENES, "description", 75),
     Share(SCENES, "dialogue", 40),
     Share(SCENES, "reasoning", 60),
-    Share(SCENES, "region", 50),
+    Share(SCENES, "region", 80),
     Share(SCENES, "counting", 80),
     Share(SCENES, "choice", 60),
-    Share(SCENES, "pope", 25),
+    Share(SCENES, "pope", 20),
     Share(SIGNS, "questions", 110),
     Share(CREATURES, "questions", 70),
     Share(LESSONS, "questions", 80),
