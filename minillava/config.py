@@ -171,9 +171,9 @@ PRESETS = {
             stages={
                 # Small batches, high rates, a short memory: the models are a thousandth of the size, and have
                 # minutes. With the original's beta of 0.999 the first steps' gradients, the largest, hold the
-                # others back to the end (objects in captions: F1 0.82; with 0.98 and a longer warm-up 0.85). Of
-                # the same captions in batches of 16 the first stage read 45 % of signs' first characters, in
-                # batches of 8 it read 70 %.
+                # others back to the end (objects in captions: F1 0.82; with 0.98 and a longer warm-up 0.85).
+                # Of the same captions, in batches of 16 stage 1 learned 45 % of signs' first characters, in
+                # batches of 8 it learned 70 %.
                 "stage1": replace(
                     STAGE1,
                     batch_size=8,

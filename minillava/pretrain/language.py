@@ -6,7 +6,7 @@ weights start with the parts of that circuit (`head_start.py`), then read notes 
 scenes with many facts in shorthand, of two objects at first and five at last. Once the model looks things
 up, it learns to chat about them, as Vicuna was made from LLaMA. What the other domains and multiple choice
 take beside looking up, it learns in drills (`drills.py`) and worksheets (`worksheets.py`), and to read there
-signs told by their places and numbers told object by object, as the patches of a picture will tell them.
+signs told by their places, as the patches of a picture will tell them.
 """
 
 import random
@@ -27,7 +27,7 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.drills import lettering, spelling
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
-from minillava.pretrain.notes import notes, tally
+from minillava.pretrain.notes import notes
 from minillava.pretrain.worksheets import worksheet
 from minillava.toybox import domain, language, records
 from minillava.toybox.scene import MAX_OBJECTS
@@ -225,7 +225,6 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
     def studying(step: int) -> list[Sample]:
         samples = draw(8, step, 0, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
         samples += draw(5, step, 10**6, chat) + draw(4, step, 2 * 10**6, note)
-        samples += draw(3, step, 0, lambda index: sheet(*tally(index, 707), tokenizer))
         return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
     def watch(step: int) -> str:

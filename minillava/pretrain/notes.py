@@ -9,7 +9,7 @@ import random
 from dataclasses import replace
 
 from minillava.toybox import language, records
-from minillava.toybox.counting import counts, numbered
+from minillava.toybox.counting import counts
 from minillava.toybox.scene import PLACES, Scene
 
 SHORTHAND: dict[str, tuple[str, ...]] = {
@@ -66,16 +66,3 @@ def notes(index: int, seed: int, most: int) -> tuple[str, list[tuple[str, str]]]
     pairs = list(asked.items())[:FACTS]
     rng.shuffle(pairs)
     return told, pairs
-
-
-def tally(index: int, seed: int) -> tuple[str, list[tuple[str, str]]]:
-    """Training scene `index` with the numbers told object by object, and what is asked of them and of it."""
-    rng = random.Random(f"tally/{seed}/{index}")
-    scene = records.scene("train", index, seed=seed)
-    asked = {}
-    for _ in range(3):
-        asked |= {q.text: q.answer for q in counts(scene, rng, (SHORTHAND, language.TEMPLATES))}
-    asked |= {q.text: q.answer for q in language.questions(scene, rng, 6)}
-    pairs = list(asked.items())
-    rng.shuffle(pairs)
-    return numbered(scene, rng), pairs

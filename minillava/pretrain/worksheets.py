@@ -20,7 +20,7 @@ from minillava.toybox.sketch import SKETCH
 SHEETS: Table = (
     Share(SCENES, "choice", 5),
     Share(SCENES, "reasoning", 3),
-    Share(SIGNS, "questions", 6),
+    Share(SIGNS, "questions", 8),
     Share(LESSONS, "questions", 5),
     Share(CREATURES, "questions", 1),
     Share(SKETCH, "questions", 2),

@@ -1,4 +1,4 @@
-"""Counting: one picture, asked how many of this and how many of that, no number twice of a kind; and told."""
+"""Counting: one picture, asked how many of this and how many of that, no number twice of a kind."""
 
 import random
 from collections import Counter, defaultdict
@@ -28,24 +28,6 @@ def counts(scene: Scene, rng: random.Random, wordings: Sequence[dict]) -> list[Q
         asked += language.questions(about, rng, templates=rng.choice(wordings), types=("count",))
     rng.shuffle(asked)
     return list({question.text: question for question in asked}.values())
-
-
-def numbered(scene: Scene, rng: random.Random) -> str:
-    """The scene told so that every object says how many are like it, as tiny-CLIP's features do.
-
-    Whoever is asked how many red objects there are need not count, but find one of them.
-    """
-    numbers = Counter(value for thing in scene.objects for value in (thing.color, thing.shape))
-    told = []
-    for thing in rng.sample(scene.objects, len(scene.objects)):
-        alike = [
-            f"one of {numbers[thing.color]} {thing.color} objects",
-            f"one of {numbers[thing.shape]} {language.PLURAL[thing.shape]}",
-            f"one of {len(scene.objects)} objects",
-        ]
-        sentence = language.telling(replace(scene, objects=(thing,)), rng)
-        told.append(", ".join([sentence.rstrip("."), *rng.sample(alike, rng.choice((2, 3)))]) + ".")
-    return " ".join(told)
 
 
 def counting(scene: Scene, rng: random.Random, held_out: bool) -> list[Question]:

@@ -7,7 +7,6 @@ import pytest
 
 from minillava.evaluation.scoring import score
 from minillava.toybox import records
-from minillava.toybox.counting import numbered
 from minillava.toybox.language import PLURAL, RELATIONS
 from minillava.toybox.pope import DEGREES
 from minillava.toybox.regions import REGION
@@ -144,22 +143,3 @@ def test_counts_are_true_and_no_number_of_a_kind_is_asked_for_twice(sample):
             assert len(question.objects) == int(question.answer) and question.measure == "number"
             numbers[question.answer] += 1
     assert max(numbers.values()) < 0.4 * numbers.total() and len(numbers) == 6
-
-
-def test_told_numbers_are_true_and_every_object_says_its_own():
-    for index in range(100):
-        scene = records.scene("train", index)
-        there = Counter(value for thing in scene.objects for value in (thing.color, thing.shape))
-        told = numbered(scene, random.Random(index))
-        sentences = told.rstrip(".").split(". ")
-        assert len(sentences) == len(scene.objects) == len({s.split(",")[0] for s in sentences})
-        for sentence in sentences:
-            (thing,) = (o for o in scene.objects if f" {o.place} " in f"{sentence.lower()} ")
-            alike = {
-                f"one of {there[thing.color]} {thing.color} objects",
-                f"one of {there[thing.shape]} {PLURAL[thing.shape]}",
-                f"one of {len(scene.objects)} objects",
-            }
-            said = sentence.split(", ")[1:]
-            assert f"a {thing.size} {thing.color} {thing.shape}," in sentence
-            assert set(said) <= alike and len(said) in (2, 3)
