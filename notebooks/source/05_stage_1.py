@@ -124,7 +124,7 @@ from minillava.data import Collator, InstructionData, InstructionDataset
 from minillava.training import cosine_with_warmup, freeze, train_stage
 
 tiny = PRESETS["tiny"]
-stage = replace(tiny.stages["stage1"], learning_rate=5e-3)
+stage = replace(tiny.stages["stage1"], learning_rate=5e-3, batch_size=16)
 
 
 def fresh():

@@ -235,7 +235,7 @@ folder = tempfile.mkdtemp()
 with redirect_stdout(sys.stderr):  # the bar is for you; the notebook does not keep it
     first = train_stage(
         model, tiny.stages["stage1"], simple("train", 256, "stage1"), folder,
-        epochs=2, learning_rate=5e-3, trainer={"accelerator": "cpu"},
+        batch_size=16, epochs=2, learning_rate=5e-3, trainer={"accelerator": "cpu"},
     )  # fmt: skip
 
 # %%
