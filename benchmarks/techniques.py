@@ -28,7 +28,6 @@ from minillava.data import Collator
 from minillava.decoder import decode
 from minillava.model import MiniLlava
 from minillava.prefix import shared_length
-from minillava.sampler import grouped_indices
 from minillava.training import FeatureCache, Stage
 
 SAMPLES, TOLERANCE = 32, 1e-5
@@ -39,8 +38,8 @@ TECHNIQUES = {
     "last layer and head where an answer is read": ("everywhere", "all"),
     "tower stopped at its layer": ("whole tower", "all"),
     "features kept from an earlier epoch": ("all", "kept"),
-    "like lengths together": ("shuffled", "all"),
-    "like lengths together, where padding is computed": ("shuffled, padded", "padded"),
+    "batches grouped by modality and length": ("shuffled", "all"),
+    "the same, where padding is computed": ("shuffled, padded", "padded"),
 }
 """Technique -> (the way without it, the way with it), of `ways`."""
 
@@ -81,11 +80,10 @@ def ways(work: Work) -> dict[str, Callable[[], float]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     finish = step(trained, module.configure_optimizers()["optimizer"], stage.max_grad_norm)
     shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(SEED)).tolist()
-    orders = grouped_indices(data.lengths, size, len(data) // size, SEED), shuffled
     collate = Collator(model.tokenizer.pad_token_id)
     grouped, mixed = (
         [collate([data[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
-        for order in orders
+        for order in (work.order, shuffled)
     )
 
     def without(technique: str) -> Callable[[dict], Tensor]:
