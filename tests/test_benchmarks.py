@@ -1,5 +1,7 @@
 """The benchmarks' own logic: intervals, turns, and that both sides do the same work."""
 
+from dataclasses import replace
+
 import gpu
 import pytest
 import techniques
@@ -8,7 +10,8 @@ from versus import hf, measure, table
 from versus.timing import Ratio, check_same_loss, interleaved, ratio, ratio_of_runs
 from versus.work import AXES, Work, check_same_batches, grown, grown_batch
 
-from minillava.config import IGNORE_INDEX
+from minillava.config import IGNORE_INDEX, PRESETS
+from minillava.memory import GB, GPUS
 
 
 def test_a_ratio_is_of_medians_and_its_interval_holds_it():
@@ -161,3 +164,37 @@ def test_every_technique_can_be_taken_away_and_the_loss_stays(work):
     for without, having in list(techniques.TECHNIQUES.values())[2:5]:
         assert computed[without] > computed[having]
     assert computed["padded"] >= computed["all"] and computed["repeated"] >= computed["all"]
+
+
+def test_a_cards_peak_is_looked_up_by_its_whole_name(monkeypatch):
+    monkeypatch.setattr(gpu, "device", lambda: "cuda")
+    monkeypatch.setattr(gpu.costs, "matmul_peak", lambda *_, **__: 1.0)
+    peaks = {
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA H200": 989e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA GeForce RTX 3090": 71e12,
+        "NVIDIA H100 PCIe": None,
+        "NVIDIA GeForce RTX 3090 Ti": None,
+    }
+    for name, peak in peaks.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        assert gpu.machine_peak(torch.bfloat16) == (name, 1.0, peak)
+    assert set(gpu.CARDS.values()) == set(GPUS)
+
+
+def test_a_pass_is_halved_until_it_fits_and_then_recomputes():
+    stage = replace(PRESETS["llava-1.5-7b"].stages["stage2"], batch_size=4)
+    found = {gb: gpu.affordable("llava-1.5-7b", stage, 820, gb * GB) for gb in (200, 141, 128)}
+    used = {gb: (row.batch_size, row.activation_checkpointing) for gb, row in found.items()}
+    assert used[200] == (4, False)
+    assert used[141] in ((1, False), (2, False))
+    assert used[128] == (1, True)  # and does not fit: AdamW's step has to
+
+
+def test_the_gpus_table_says_what_was_used():
+    run = {"fits": True, "batch": 2, "recomputed": True, "seconds": [[1.0, 1.0], [3.0]], "peak_bytes": 5e9}
+    run |= {"tokens": 10, "flops": 1e12}
+    page = gpu.rows({"stage2": {"ours": run, "peer": run | {"fits": False}}}, 4e12)
+    assert "| transformers | 2 samples, layers computed again | does not fit |" in page
+    assert "| minillava | 2 samples, layers computed again | 10 | 25.0 % | 5.0 GB |" in page
