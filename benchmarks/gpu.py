@@ -4,8 +4,10 @@
     python benchmarks/gpu.py --shapes tiny    # the same logic on the tiny shapes, on a CPU too
 
 Each side trains in processes of its own, in turns; weights are drawn alike by their names, and the samples,
-pictures of noise and words at random, are of the lengths that real ones have on average. Prints a markdown
-table (tokens/s, MFU by the formula of `minillava.flops`, peak memory) and leaves the numbers in --folder.
+pictures of noise and words at random, are of the lengths that real ones have on average. A pass that would
+not fit by plan is halved, and then recomputes, on both sides alike. MFU counts useful work, by the formula of
+`minillava.flops`: the head and the last layer at every position, of which our side leaves out what nothing
+reads. Prints a markdown table and leaves the numbers in --folder.
 """
 
 import argparse
@@ -19,13 +21,27 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from versus import costs, table
-from versus.timing import Ratio, check_same_loss, ratio, wall
+from versus.timing import Ratio, check_same_loss, ratio_of_runs, wall
 
 from minillava.config import IGNORE_INDEX, PRESETS, StageConfig
 
 CASES = {"stage1": (600, 16), "stage2-lora": (820, 8), "stage2": (820, 4)}
 """Stage -> (positions of a sample, samples in a pass): 576 of a picture and the words of an average caption
 or conversation (estimated, not counted). The stages are those of the preset llava-1.5-7b, and of tiny."""
+
+CARDS = {
+    "NVIDIA A100-SXM4-40GB": "a100-40gb",
+    "NVIDIA A100-PCIE-40GB": "a100-40gb",
+    "NVIDIA A100-SXM4-80GB": "a100-80gb",
+    "NVIDIA A100 80GB PCIe": "a100-80gb",
+    "NVIDIA H100 80GB HBM3": "h100-80gb",
+    "NVIDIA H200": "h200",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA RTX A6000": "a6000",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA GeForce RTX 3090": "rtx-3090",
+}
+"""A card's own name -> its name in `memory.GPUS`. Whole names: an H100 PCIe or a 3090 Ti has another peak."""
 
 WARMUP = 2
 """Steps that do not count: the first ones choose kernels and fill the allocator."""
@@ -150,8 +166,30 @@ def train_peer(config, stage: StageConfig, data: list[dict], steps: int) -> tupl
     return model, stamps, losses
 
 
+def affordable(preset: str, stage: StageConfig, length: int, memory: float) -> StageConfig:
+    """The stage in a pass that fits, by plan, into `memory` bytes of one GPU.
+
+    Its batch is halved until it does; where not even one sample does, layers are computed again and the
+    batch is halved from where it was. Where nothing fits, it is one sample and recomputed.
+    """
+    from minillava.flops import Shapes
+    from minillava.memory import Gpu, Setup, device_memory
+    from minillava.shapes import meta_config, stage_size
+
+    shapes, size = Shapes.of(meta_config(preset)), stage_size(preset, stage.name)
+    card = Gpu("this one", memory, 0, 0, "")
+    for again in (stage.activation_checkpointing, True):
+        batch = stage.batch_size
+        while batch:
+            setup = Setup(card, checkpointing=again, micro_batch=batch)
+            if device_memory(shapes, size, stage, setup, length).peak <= memory:
+                return replace(stage, batch_size=batch, activation_checkpointing=again)
+            batch //= 2
+    return replace(stage, batch_size=1, activation_checkpointing=True)
+
+
 def one_side(args: argparse.Namespace, preset: str) -> dict:
-    """Train one side in this process: {"fits": False}, or its seconds a step, losses and peak bytes."""
+    """Train one side in this process: did it fit, in which pass; its seconds a step, losses, peak bytes."""
     from minillava.flops import Shapes, sample_flops
     from minillava.shapes import meta_config
 
@@ -162,6 +200,10 @@ def one_side(args: argparse.Namespace, preset: str) -> dict:
     stage = replace(
         stage, batch_size=args.batch or batch, activation_checkpointing=args.activation_checkpointing
     )
+    if device() == "cuda" and not args.batch:
+        total = torch.cuda.get_device_properties(0).total_memory
+        stage = affordable(preset, stage, length, total)
+    used = {"batch": stage.batch_size, "recomputed": stage.activation_checkpointing}
     dtype = torch.bfloat16 if stage.precision.startswith("bf16") else torch.float32
     torch.set_default_dtype(dtype)
     steps = WARMUP + args.steps + 1
@@ -170,11 +212,11 @@ def one_side(args: argparse.Namespace, preset: str) -> dict:
     try:
         model, stamps, losses = train(config, stage, data, steps)
     except torch.OutOfMemoryError:
-        return {"fits": False}
+        return {"fits": False} | used
     stamps = stamps[WARMUP:]
     adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     flops = sample_flops(Shapes.of(config), length, 1, stage.trains, adapter_weights=adapters).model
-    return {
+    return used | {
         "fits": True,
         "seconds": [b - a for a, b in zip(stamps, stamps[1:], strict=False)],
         "losses": [loss.item() for loss in losses],
@@ -191,9 +233,7 @@ def machine_peak(dtype: torch.dtype) -> tuple[str, float, float | None]:
     if device() == "cpu":
         return "CPU, one thread", costs.matmul_peak(dtype=dtype), None
     name = torch.cuda.get_device_name()
-    words = name.lower().split()
-    known = [gpu for key, gpu in GPUS.items() if key.split("-")[0] in words]
-    peak = known[0].bfloat16 if known and dtype is torch.bfloat16 else None
+    peak = GPUS[CARDS[name]].bfloat16 if name in CARDS and dtype is torch.bfloat16 else None
     return name, costs.matmul_peak(8192, dtype=dtype, device="cuda"), peak
 
 
@@ -208,28 +248,29 @@ def compare(case: str, args: argparse.Namespace) -> dict:
             done.append(costs.fresh(str(Path(__file__).resolve()), *options, "--side", side))
     found = {}
     for side, done in runs.items():
-        found[side] = {"fits": all(run["fits"] for run in done)}
+        found[side] = done[0] | {"fits": all(run["fits"] for run in done)}
         if found[side]["fits"]:
-            found[side] |= done[0] | {"seconds": [s for run in done for s in run["seconds"]]}
+            found[side]["seconds"] = [run["seconds"] for run in done]
     if found["ours"]["fits"] and found["peer"]["fits"]:
         found["loss_gap"] = check_same_loss(found["ours"]["losses"], found["peer"]["losses"], TOLERANCE)
-        found["ratio"] = vars(ratio(found["peer"]["seconds"], found["ours"]["seconds"]))
+        found["ratio"] = vars(ratio_of_runs(found["peer"]["seconds"], found["ours"]["seconds"]))
     return found
 
 
 def rows(found: dict, peak: float) -> str:
-    lines = [["stage", "side", "tokens/s", "MFU", "peak memory", "times as fast (95 %)"]]
+    lines = [["stage", "side", "a pass", "tokens/s", "MFU", "peak memory", "times as fast (95 %)"]]
     for case, sides in found.items():
         for side, name in (("peer", "transformers"), ("ours", "minillava")):
             run = sides[side]
+            used = f"{run['batch']} samples{', layers computed again' * run['recomputed']}"
             if not run["fits"]:
-                lines.append([case, name, "does not fit", "", "", ""])
+                lines.append([case, name, used, "does not fit", "", "", ""])
                 continue
-            seconds = statistics.median(run["seconds"])
+            seconds = statistics.median(sum(run["seconds"], []))
             faster = str(Ratio(**sides["ratio"])) if side == "ours" and "ratio" in sides else ""
             mfu = f"{100 * run['flops'] / seconds / peak:.1f} %"
             held = f"{run['peak_bytes'] / 1e9:.1f} GB"
-            lines.append([case, name, f"{run['tokens'] / seconds:.0f}", mfu, held, faster])
+            lines.append([case, name, used, f"{run['tokens'] / seconds:.0f}", mfu, held, faster])
     return table.rows(lines)
 
 
@@ -239,7 +280,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a run; default: 10")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side; default: 2")
-    parser.add_argument("--batch", type=int, help="samples in a pass; default: 16, 8 and 4")
+    parser.add_argument("--batch", type=int, help="samples in a pass; default: 16, 8 and 4 or less")
     parser.add_argument("--activation-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)

@@ -4,8 +4,9 @@
     python benchmarks/nothing_lost.py --kills 3 -- stage1 --max-steps 20 --save-every 3
 
 What follows `--` goes to `minillava train`. The stage runs once undisturbed; then, each time in a new folder,
-it is killed after a random share of that run's time and started again with the same arguments. Weights
-(and the loss curve) are compared byte by byte; the exit code is 1 if any differ.
+it is killed after a random share of that run's time and started again with the same arguments. A run that
+ends before its kill tries nothing: an earlier moment is drawn. Weights (and the loss curve) are compared byte
+by byte; the exit code is 1 if any differ.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import csv
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +40,15 @@ def run(context, argv: list[str], seconds: float | None = None) -> int:
     process.kill()
     process.join()
     return process.exitcode
+
+
+def killed(context, argv: list[str], folder: Path, seconds: float, draw: random.Random) -> float:
+    """Kill a stage that writes into `folder` at a random moment within `seconds` -> that moment."""
+    moment = draw.uniform(0, seconds)
+    while run(context, argv, moment) != -9:
+        shutil.rmtree(folder, ignore_errors=True)
+        moment = draw.uniform(0, moment)
+    return moment
 
 
 def left(folder: Path) -> dict[str, bytes]:
@@ -74,15 +85,15 @@ def main() -> int:
         seconds, expected = time.perf_counter() - begun, left(whole)
         print(f"undisturbed: {steps(whole)} steps in {seconds:.1f} s, {len(expected)} files to compare")
         for number in range(args.kills):
-            folder, moment = Path(work, str(number)), draw.uniform(0, seconds)
+            folder = Path(work, str(number))
             argv = [*args.train, "--run-dir", str(folder)]
-            killed = run(context, argv, moment) == -9
+            moment = killed(context, argv, folder, seconds, draw)
             reached, saved = steps(folder), bool(list(folder.rglob("last.ckpt")))
             again = run(context, argv)
             same = not again and left(folder) == expected
             different += not same
             print(
-                f"{'killed' if killed else 'finished'} after {moment:5.1f} s at step {reached:3}, "
+                f"killed after {moment:5.1f} s at step {reached:3}, "
                 f"{'with' if saved else 'no'} checkpoint: {'same bits' if same else 'DIFFERENT'}",
                 flush=True,
             )

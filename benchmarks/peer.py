@@ -5,8 +5,8 @@
 
 Both sides start from one export and see the same samples in the same order, with AdamW and float32; a run
 whose losses part by more than 0.001 nats at any step stops. Seconds are CPU seconds of one thread; sides
-take turns, and a ratio's interval comes from drawing rounds with replacement. Prints markdown tables, and
-leaves the numbers of every round in --folder.
+take turns, and a ratio's interval comes from drawing rounds, or whole runs, with replacement. Prints markdown
+tables, and leaves the numbers of every round in --folder.
 """
 
 import argparse

@@ -196,25 +196,29 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
 def plan(args: Arguments) -> None:
     from dataclasses import replace
 
-    from minillava.plan import plan_stage, this_machine, workload
+    from minillava.plan import CPU, plan_stage, workload
 
     preset = PRESETS[args.preset]
     given = {"length": args.length, "longest": args.longest}
-    given = {name: value for name, value in given.items() if value}
+    given = {name: value for name, value in given.items() if value is not None}
     work = workload(preset, preset.stage(args.stage))
-    here = args.gpu == "cpu"
+    if given:
+        source = f"{work.source}; {', '.join(given)} as given"
+        texts = min(work.text_length, given.get("longest", work.longest))
+        work = replace(work, **given, text_length=texts, source=source)
+    usual = 1 if args.gpu.lower() == CPU else 8
     found = plan_stage(
         preset,
         args.stage,
-        this_machine() if here else args.gpu,
-        args.devices or (1 if here else 8),
+        args.gpu,
+        usual if args.devices is None else args.devices,
         args.nodes,
         args.strategy,
         args.checkpointing,
         args.micro_batch,
         args.mfu,
         args.samples,
-        replace(work, **given, source=f"{work.source}; {', '.join(given)} as given") if given else work,
+        work,
     )
     print(found)
     _write_json(args.json, found.to_dict())

@@ -82,7 +82,8 @@ class Memory:
     """Bytes of one device, by part, as the backward pass begins.
 
     `gathered` is what fsdp2 has in one piece at a time: two layers, the embedding, head and projector, and
-    gradients on their way out. `step` comes later, when activations and logits are gone: AdamW's
+    gradients on their way out. Of `weights`, `copies` are autocast's, in bfloat16, which last until the
+    backward pass has used them. `step` comes later, when these, activations and logits are gone: AdamW's
     temporary tensors, one more copy of what trains.
     """
 
@@ -94,11 +95,12 @@ class Memory:
     logits: float
     cache: float
     runtime: float
+    copies: float
     step: float
 
     def parts(self) -> dict[str, float]:
         """Name -> bytes; they add up to `backward`."""
-        return {name: value for name, value in vars(self).items() if name != "step"}
+        return {name: value for name, value in vars(self).items() if name not in ("copies", "step")}
 
     @property
     def backward(self) -> float:
@@ -108,7 +110,8 @@ class Memory:
     @property
     def at_step(self) -> float:
         """What there is during the optimizer's step."""
-        return self.backward - self.activations - self.logits - self.gathered + self.step
+        gone = self.copies + self.gathered + self.activations + self.logits
+        return self.backward - gone + self.step
 
     @property
     def peak(self) -> float:
@@ -157,7 +160,7 @@ def device_memory(
 
     weights = (4 * trained + compute * (frozen - tower)) / share + compute * tower
     autocast = half and not sharded  # keeps a bfloat16 copy of each matrix until the backward pass
-    weights += 2 * (trained - vocabulary * whole) * autocast
+    copies = 2 * (trained - vocabulary * whole) * autocast
     gathered = 0.0
     if sharded:
         root = 2 * vocabulary + projector
@@ -176,7 +179,7 @@ def device_memory(
     flowing = tokens * (3 * compute * shapes.mlp + 2 * residual * shapes.width)  # gradients in one layer
     supervised = tokens - setup.micro_batch * shapes.patches * (stage.template == "plain")
     return Memory(
-        weights=weights,
+        weights=weights + copies,
         gathered=gathered,
         gradients=4 * trained / share * (2 if setup.world > 1 and not sharded else 1),  # DDP's buckets
         optimizer=8 * trained / share,
@@ -184,5 +187,6 @@ def device_memory(
         logits=12 * supervised * shapes.vocabulary,  # log-softmax, its gradient and the logits', float32
         cache=cache,
         runtime=setup.gpu.runtime,
+        copies=copies,
         step=4 * trained / share,
     )

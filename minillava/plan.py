@@ -32,7 +32,8 @@ CACHE = 1 << 30
 class Workload:
     """The samples of a stage: how many with and without a picture, and their lengths in positions.
 
-    The means count for time; `longest` for memory, which a batch of the longest samples fills most.
+    The means count for time; `longest` for memory, which a batch of the longest samples fills most. Raises
+    ValueError for numbers that no samples can have.
     """
 
     with_picture: int
@@ -41,6 +42,22 @@ class Workload:
     text_length: float
     longest: int
     source: str
+
+    def __post_init__(self) -> None:
+        if min(self.with_picture, self.text_only) < 0 or self.with_picture + self.text_only == 0:
+            raise ValueError(
+                f"There cannot be {self.with_picture} samples with a picture and {self.text_only} without."
+            )
+        kinds = (
+            ("with a picture", self.with_picture, self.length),
+            ("without", self.text_only, self.text_length),
+        )
+        for kind, number, length in kinds:
+            if number and not 1 <= length <= self.longest:
+                raise ValueError(
+                    f"Samples {kind} cannot have {length:g} positions on average where the longest has "
+                    f"{self.longest}."
+                )
 
     def resized(self, samples: int) -> "Workload":
         """The same mixture, of so many samples."""
@@ -52,6 +69,9 @@ CAPTIONS = Workload(558_128, 600, 0, 0, 768, "lengths assumed: captions of 24 to
 MIXTURE = Workload(624_610, 820, 40_688, 1100, 2048, "lengths assumed, the longest are cut at 2048")
 """LLaVA-Pretrain 558K, and llava_v1_5_mix665k with its texts (LLaVA #546). `minillava inspect` measures
 lengths; ten percent of length are ten percent of time."""
+
+CPU = "cpu"
+"""The name of `this_machine`."""
 
 TOYBOX_SAMPLE = 200
 """Toybox records that are drawn to learn their lengths."""
@@ -80,9 +100,10 @@ class Plan:
     """One stage on one setup. `flops` are those of all samples, `passes` the passes to one optimizer step.
 
     On the disk, `checkpoint` bytes of a run that can go on, and `result` bytes of what the stage leaves.
+    `reported` is there where the samples are LLaVA's own.
     """
 
-    preset: str
+    preset: Preset
     stage: StageConfig
     setup: Setup
     shapes: Shapes
@@ -134,8 +155,8 @@ class Plan:
         others = list(alternatives(self))
         advice = f"what would fit: {'; or '.join(others)}" if others else "nothing in the table would fit"
         raise ValueError(
-            f"{self.preset} {self.stage.name} needs {self.memory.peak / GB:.1f} GB on each device, where "
-            f"there are {self.setup.gpu.memory / GB:.1f} ({self.setup}); {advice}."
+            f"{self.preset.name} {self.stage.name} needs {self.memory.peak / GB:.1f} GB on each device, "
+            f"where there are {self.setup.gpu.memory / GB:.1f} ({self.setup}); {advice}."
         )
 
     def to_dict(self) -> dict:
@@ -146,6 +167,7 @@ class Plan:
             asdict(self)
             | {name: getattr(self, name) for name in derived}
             | {
+                "preset": self.preset.name,
                 "memory": self.memory.parts() | memory,
                 "flops": asdict(self.flops) | {"model": self.flops.model},
             }
@@ -153,7 +175,7 @@ class Plan:
 
     def __str__(self) -> str:
         setup, work, total = self.setup, self.workload, self.flops
-        lines = [f"{self.preset} {self.stage.name}: {setup}", "memory of each device, GB"]
+        lines = [f"{self.preset.name} {self.stage.name}: {setup}", "memory of each device, GB"]
         lines += [f"  {name:<12}{value / GB:>9.2f}" for name, value in self.memory.parts().items() if value]
         lines += [
             f"  {'together':<12}{self.memory.backward / GB:>9.2f}  as the backward pass begins",
@@ -192,27 +214,41 @@ def plan_stage(
 ) -> Plan:
     """Plan one stage; the plan may not fit (`Plan.fits`).
 
-    `devices` are those of a node. `strategy` "auto" is `parallel.choose`'s: fsdp2 where the language model
-    trains on several devices, else ddp. `micro_batch` defaults to the largest that fits (or 1). `samples`
-    and `work` replace the preset's own data. Raises ValueError for a name, number or combination that there
-    is not, ImportError for LoRA without `peft`.
+    `gpu` may be "cpu": this machine, of which there is one. `devices` are those of a node. `strategy` "auto"
+    is `parallel.choose`'s: fsdp2 where the language model trains on several devices, else ddp. `micro_batch`
+    defaults to the largest that fits (or 1). `samples` and `work` replace the preset's own data. Raises
+    ValueError for a name, number or combination that there is not, ImportError for LoRA without `peft`.
     """
     preset = PRESETS[preset] if isinstance(preset, str) else preset
     row = preset.stage(stage)
-    if isinstance(gpu, str) and gpu not in GPUS:
-        raise ValueError(f"The table has the GPUs {', '.join(GPUS)}, not {gpu}.")
+    gpu = named(gpu) if isinstance(gpu, str) else gpu
     if min(devices, nodes) < 1 or not 0 < mfu <= 1:
         raise ValueError(
             f"Give at least one device and node and an MFU in (0, 1], not {devices}, {nodes}, {mfu}."
         )
+    if gpu.name == CPU and devices * nodes > 1:
+        raise ValueError(f"This machine is one device, whose memory is there once, not {devices * nodes}.")
+    for name, number in (("micro_batch", micro_batch), ("samples", samples)):
+        if number is not None and number < 1:
+            raise ValueError(f"Give {name} as a positive number, not {number}.")
     if strategy not in STRATEGIES:
         raise ValueError(f"A strategy is {', '.join(STRATEGIES)}, not {strategy}.")
     strategy = "fsdp2" if isinstance(choose(row, strategy, devices, nodes), Sharded) else "ddp"
-    setup = Setup(GPUS[gpu] if isinstance(gpu, str) else gpu, devices, nodes, strategy, checkpointing)
+    setup = Setup(gpu, devices, nodes, strategy, checkpointing)
 
-    shapes, size = Shapes.of(meta_config(preset)), stage_size(preset, stage, samples)
+    shapes, reported = Shapes.of(meta_config(preset)), REPORTED.get((preset.name, stage))
     work = work or workload(preset, row)
     work = work.resized(samples) if samples else work
+    if work.longest > row.max_length:
+        raise ValueError(
+            f"{stage} cuts samples at {row.max_length} positions, so the longest cannot have {work.longest}."
+        )
+    if work.with_picture and work.length < shapes.patches:
+        raise ValueError(
+            f"A picture alone takes {shapes.patches} positions: samples with one cannot have {work.length:g} "
+            "on average."
+        )
+    size = stage_size(preset, stage, samples)
     itemsize = 2 if row.precision.startswith("bf16") else 4
     cache = min(CACHE, work.with_picture * shapes.patches * shapes.vision_width * itemsize)
     if micro_batch is None:
@@ -227,7 +263,7 @@ def plan_stage(
 
     total = cost(work.length, 1) * work.with_picture + cost(work.text_length, 0) * work.text_only
     return Plan(
-        preset=preset.name,
+        preset=preset,
         stage=row,
         setup=setup,
         shapes=shapes,
@@ -239,7 +275,7 @@ def plan_stage(
         passes=passes,
         checkpoint=12 * size.total_trainable,
         result=itemsize * _left(size),
-        reported=REPORTED.get((preset.name, stage)),
+        reported=reported if reported and work == workload(preset, row) else None,
     )
 
 
@@ -286,7 +322,7 @@ def alternatives(plan: Plan) -> Iterator[str]:
         yield str(found)
         return
     larger = sorted(GPUS.values(), key=lambda gpu: gpu.memory)
-    worlds = [now.world * 2**k for k in range(1, 8)]
+    worlds = [now.world * 2**k for k in range(1, 8)] if now.gpu.name != CPU else []
     for setups in (
         [replace(now, gpu=gpu) for gpu in larger],
         [replace(now, devices=min(world, 8), nodes=max(1, world // 8)) for world in worlds],
@@ -294,7 +330,7 @@ def alternatives(plan: Plan) -> Iterator[str]:
         if found := first_fit(plan, setups):
             yield str(found)
     less = f"{plan.stage.name}-lora"
-    if less in PRESETS[plan.preset].stages:
+    if less in plan.preset.stages:
         other = plan_stage(plan.preset, less, now.gpu, now.devices, now.nodes, work=plan.workload)
         if found := first_fit(other, [other.setup]):
             yield f"--stage {less} {found}"
@@ -319,6 +355,15 @@ def workload(preset: Preset, stage: StageConfig) -> Workload:
     ).resized(stage.samples)  # fmt: skip
 
 
+def named(gpu: str) -> Gpu:
+    """The device of that name, in capitals or not: of the table, or this machine. ValueError if none is."""
+    if gpu.lower() == CPU:
+        return this_machine()
+    if gpu.lower() not in GPUS:
+        raise ValueError(f"The table has the GPUs {', '.join(GPUS)}, and {CPU} is this machine, not {gpu}.")
+    return GPUS[gpu.lower()]
+
+
 def this_machine(edge: int = 512, rounds: int = 100) -> Gpu:
     """This machine's processor as a device: free memory, and the peak that float32 matrix products of
     `edge` x `edge` reach now, with the threads that torch uses."""
@@ -329,4 +374,4 @@ def this_machine(edge: int = 512, rounds: int = 100) -> Gpu:
         matrix @ matrix
         best = min(best, time.perf_counter() - started)
     peak, free = 2 * edge**3 / best, psutil.virtual_memory().available
-    return Gpu("cpu", free, peak, peak, "free memory; the peak is measured", runtime=0.5 * GB)
+    return Gpu(CPU, free, peak, peak, "free memory; the peak is measured", runtime=0.5 * GB)

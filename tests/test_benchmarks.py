@@ -1,13 +1,17 @@
 """The benchmarks' own logic: intervals, turns, and that both sides do the same work."""
 
+from dataclasses import replace
+
 import gpu
 import pytest
+import techniques
 import torch
 from versus import hf, measure, table
-from versus.timing import Ratio, check_same_loss, interleaved, ratio
+from versus.timing import Ratio, check_same_loss, interleaved, ratio, ratio_of_runs
 from versus.work import AXES, Work, check_same_batches, grown, grown_batch
 
-from minillava.config import IGNORE_INDEX
+from minillava.config import IGNORE_INDEX, PRESETS
+from minillava.memory import GB, GPUS
 
 
 def test_a_ratio_is_of_medians_and_its_interval_holds_it():
@@ -20,6 +24,14 @@ def test_a_ratio_is_of_medians_and_its_interval_holds_it():
     assert noisy == ratio([2.0, 2.4, 1.8, 2.1, 1.9, 2.2], [1.0, 0.9, 1.2, 1.1, 1.0, 1.05])
     with pytest.raises(ValueError, match="not 2 and 1"):
         ratio([1.0, 2.0], [1.0])
+
+
+def test_steps_of_one_run_are_not_drawn_apart():
+    peer, ours = [[2.0] * 6, [4.0] * 6, [3.0] * 6], [[1.0] * 6] * 3  # runs differ, the steps of one do not
+    found = ratio_of_runs(peer, ours)
+    assert (found.value, found.low, found.high) == (3.0, 2.0, 4.0)
+    pooled = ratio(sum(peer, []), sum(ours, []))
+    assert pooled.value == found.value and pooled.high - pooled.low < found.high - found.low
 
 
 def test_sides_take_turns_and_the_order_turns_around():
@@ -64,6 +76,43 @@ def test_both_trainers_come_to_the_same_losses(work):
     assert max(ours) > 0
 
 
+def test_the_optimizers_of_a_model_step_are_fused_and_at_the_stages_rate(work, monkeypatch):
+    made = []
+
+    class Kept(torch.optim.AdamW):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Kept)
+    ours, peer, _ = measure.both_steps(work)
+    assert len(made) == 2
+    for group in (group for optimizer in made for group in optimizer.param_groups):
+        assert group["fused"] and group["lr"] == work.stage.learning_rate
+    batches = work.batches(3)
+    losses = [(ours(batch), peer(batch)) for batch in batches]
+    check_same_loss(*zip(*losses, strict=True), measure.TOLERANCE)
+
+
+def test_a_side_is_credited_with_what_it_computes(work):
+    found = measure.model_step(work, rounds=1)
+    executed, useful = found["executed_flops_per_step"], found["useful_flops_per_step"]
+    assert executed["ours, features kept"] < executed["ours"] < executed["peer"]
+    assert executed["ours"] < useful
+    for side, share in found["percent_of_peak"].items():
+        rate = executed[side] / found["median_seconds"][side]
+        assert share == pytest.approx(100 * rate / found["matmul_peak_flops"])
+    assert len(found["seconds"]["matrix product"]) == 1  # in the rounds, not after them
+    page = table.peak({"stage": {"step": found}})
+    assert all(f"{executed[side] / 1e9:.1f}" in page for side in ("peer", "ours"))
+
+
+def test_a_products_flops_are_counted():
+    a, b = torch.randn(2, 3), torch.randn(3, 5)
+    assert measure.executed_flops(lambda: a @ b) == 2 * 2 * 3 * 5
+    assert measure.executed_flops(lambda: a[None] @ b[None]) == 0  # attention's are batched
+
+
 def test_records_grow_along_their_axis_alone(work):
     small = grown_batch(work, "pictures", 1, size=2)
     patches = work.ours.num_image_tokens
@@ -101,3 +150,51 @@ def test_weights_are_drawn_alike_whatever_the_side_calls_them(make_config):
     for model in (ours, peer):
         gpu.draw(model.eval())
     torch.testing.assert_close(ours(**batch).loss, peer(**batch).loss, rtol=0, atol=1e-5)
+
+
+def test_every_technique_can_be_taken_away_and_the_loss_stays(work):
+    found = techniques.ways(work)
+    assert {name for both in techniques.TECHNIQUES.values() for name in both} == set(found)
+    before = {name: weight.clone() for name, weight in work.ours.named_parameters()}
+    losses = {name: run() for name, run in found.items()}
+    assert losses == pytest.approx(dict.fromkeys(found, losses["all"]), abs=techniques.TOLERANCE)
+    assert all(torch.equal(before[name], weight) for name, weight in work.ours.named_parameters())
+    computed = {name: measure.executed_flops(run) for name, run in found.items()}
+    assert computed["shuffled"] == computed["all"] or work.stage.template == "v1"  # no common beginning
+    for without, having in list(techniques.TECHNIQUES.values())[2:5]:
+        assert computed[without] > computed[having]
+    assert computed["padded"] >= computed["all"] and computed["repeated"] >= computed["all"]
+
+
+def test_a_cards_peak_is_looked_up_by_its_whole_name(monkeypatch):
+    monkeypatch.setattr(gpu, "device", lambda: "cuda")
+    monkeypatch.setattr(gpu.costs, "matmul_peak", lambda *_, **__: 1.0)
+    peaks = {
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA H200": 989e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA GeForce RTX 3090": 71e12,
+        "NVIDIA H100 PCIe": None,
+        "NVIDIA GeForce RTX 3090 Ti": None,
+    }
+    for name, peak in peaks.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        assert gpu.machine_peak(torch.bfloat16) == (name, 1.0, peak)
+    assert set(gpu.CARDS.values()) == set(GPUS)
+
+
+def test_a_pass_is_halved_until_it_fits_and_then_recomputes():
+    stage = replace(PRESETS["llava-1.5-7b"].stages["stage2"], batch_size=4)
+    found = {gb: gpu.affordable("llava-1.5-7b", stage, 820, gb * GB) for gb in (200, 141, 128)}
+    used = {gb: (row.batch_size, row.activation_checkpointing) for gb, row in found.items()}
+    assert used[200] == (4, False)
+    assert used[141] in ((1, False), (2, False))
+    assert used[128] == (1, True)  # and does not fit: AdamW's step has to
+
+
+def test_the_gpus_table_says_what_was_used():
+    run = {"fits": True, "batch": 2, "recomputed": True, "seconds": [[1.0, 1.0], [3.0]], "peak_bytes": 5e9}
+    run |= {"tokens": 10, "flops": 1e12}
+    page = gpu.rows({"stage2": {"ours": run, "peer": run | {"fits": False}}}, 4e12)
+    assert "| transformers | 2 samples, layers computed again | does not fit |" in page
+    assert "| minillava | 2 samples, layers computed again | 10 | 25.0 % | 5.0 GB |" in page

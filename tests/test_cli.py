@@ -413,6 +413,10 @@ def test_plan(capsys, tmp_path):
     assert not json.loads((tmp_path / "other.json").read_text())["fits"]
     assert main([*wanted, "--checkpointing", "--longest", "1024"]) == 0
     assert "the longest 1024; " in capsys.readouterr().out
+    assert "so the longest cannot have 4096" in mistake(capsys, *wanted, "--longest", "4096")
+    assert "3000 positions on average" in mistake(capsys, *wanted, "--length", "3000")
+    assert main(["plan", "--preset", "llava-1.5-7b", "--gpu", "A100-80GB"]) == 0
+    assert "memory is there once" in mistake(capsys, "plan", "--gpu", "cpu", "--devices", "8")
     assert "has the stages" in mistake(capsys, *wanted[:-2], "--preset", "tiny", "--stage", "scienceqa")
     assert main(["plan", "--preset", "tiny", "--stage", "stage1", "--gpu", "cpu"]) == 0
     assert "--gpu cpu --devices 1" in capsys.readouterr().out

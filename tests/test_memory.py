@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from minillava.config import PRESETS
@@ -116,9 +117,36 @@ def test_logits_are_three_float32_tables_of_the_positions_that_may_be_learned():
 def test_the_peak_is_the_fuller_of_two_moments():
     found, size = memory("llava-1.5-7b", "stage2", longest=1)
     assert found.peak == found.at_step > found.backward  # AdamW's temporary copy, and hardly an activation
-    assert found.at_step == found.weights + found.gradients + found.optimizer + found.runtime + found.step
+    lasting = found.weights - found.copies + found.gradients + found.optimizer + found.runtime
+    assert found.at_step == pytest.approx(lasting + found.step)
     found, _ = memory("llava-1.5-7b", "stage2", micro_batch=2)
     assert found.peak == found.backward > found.at_step
+
+
+def test_autocasts_copies_are_gone_at_the_optimizers_step():
+    """By torch: what the forward pass has cast is kept for the backward pass, and no longer."""
+    layer, copies = torch.nn.Linear(8, 8, bias=False), []
+
+    def pack(tensor):
+        if tensor.dtype is torch.bfloat16 and tensor.shape == (8, 8):
+            copies.append(StorageWeakRef(tensor.untyped_storage()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = layer(torch.randn(2, 8, requires_grad=True)).sum()
+    assert copies and not any(copy.expired() for copy in copies)
+    loss.backward()
+    assert all(copy.expired() for copy in copies)
+
+
+def test_a_7b_trains_whole_on_one_h200_if_it_recomputes():
+    found, size = memory("llava-1.5-7b", "stage2", "h200", checkpointing=True)
+    vocabulary = 32064 * 4096
+    assert found.copies == 2 * (size.total_trainable - vocabulary)  # the embedding's rows are not cast
+    assert found.at_step == pytest.approx(138.9 * GB, rel=1e-3)
+    assert found.peak <= GPUS["h200"].memory
+    assert memory("llava-1.5-7b", "stage2", devices=8, strategy="fsdp2")[0].copies == 0
 
 
 def test_gpus_are_quoted_dense():

@@ -3,12 +3,15 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
 
+from minillava.cli import build_parser
+from minillava.config import DATA, PRESETS
 from minillava.memory import GB, GPUS, Gpu
-from minillava.plan import MIXTURE, alternatives, plan_stage, this_machine
+from minillava.plan import MIXTURE, alternatives, named, plan_stage, this_machine
 
 
 def planned(options, preset="llava-1.5-7b", stage="stage2", **changes):
@@ -103,8 +106,36 @@ def test_a_device_that_is_in_no_table():
     plan = plan_stage("llava-1.5-13b", "stage1", Gpu("mine", GB, 1e12, 1e12, "", runtime=0), devices=1)
     assert not plan.fits
     assert [other.split()[1] for other in alternatives(plan)] == ["a100-40gb"]  # more of the same are no help
-    odd = plan_stage("tiny", "stage1", Gpu("mine", 1000, 1e12, 1e12, "", runtime=0), devices=1, work=MIXTURE)
+    short = replace(MIXTURE, length=100, text_length=100, longest=512)
+    odd = plan_stage("tiny", "stage1", Gpu("mine", 1000, 1e12, 1e12, "", runtime=0), devices=1, work=short)
     assert next(alternatives(odd)).startswith("--gpu rtx-")
+
+
+def test_a_preset_that_is_in_no_table():
+    mine = replace(PRESETS["llava-1.5-7b"], name="mine")
+    plan = plan_stage(mine, "stage2", "rtx-3090", devices=1)
+    assert plan.reported is None and plan.to_dict()["preset"] == "mine"
+    with pytest.raises(ValueError, match="^mine stage2 needs .* what would fit: "):
+        plan.raise_if_too_large()
+    crowded = plan_stage(mine, "stage2", "a100-80gb", devices=1)
+    assert any(other.startswith("--stage stage2-lora") for other in alternatives(crowded))
+
+
+def test_this_machine_is_there_once():
+    with pytest.raises(ValueError, match="one device, whose memory is there once, not 8"):
+        plan_stage("tiny", "stage2", "cpu", devices=8)
+    small = replace(this_machine(64, 1), memory=GB)
+    others = list(alternatives(plan_stage("llava-1.5-7b", "stage1", small, devices=1)))
+    assert others and not any("--gpu cpu" in other for other in others)
+    assert named("CPU").name == "cpu" and named("A100-80GB") is GPUS["a100-80gb"]
+
+
+def test_llavas_hours_are_told_of_its_own_samples_alone():
+    """Another number or length of samples is other work, of which they say nothing."""
+    assert plan_stage("llava-1.5-7b", "stage2", work=MIXTURE).implied_mfu is not None
+    for changes in ({"samples": 1000}, {"work": replace(MIXTURE, length=600)}):
+        other = plan_stage("llava-1.5-7b", "stage2", **changes)
+        assert other.implied_mfu is None and "LLaVA's" not in str(other)
 
 
 def test_samples_and_lengths_are_what_time_is_made_of():
@@ -144,12 +175,18 @@ def test_the_page_adds_up():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpu": "a100"}, "GPUs a100-40gb, .*, not a100"),
+        ({"gpu": "a100"}, "GPUs a100-40gb, .*, and cpu is this machine, not a100"),
         ({"stage": "stage3"}, "has the stages"),
         ({"devices": 0}, "at least one device"),
         ({"mfu": 50}, r"MFU in \(0, 1\], not 8, 1, 50"),
         ({"devices": 3}, "a batch of 128, which 3 devices"),
         ({"micro_batch": 7}, "with 7 samples"),
+        ({"micro_batch": 0}, "micro_batch as a positive number, not 0"),
+        ({"micro_batch": -4}, "micro_batch as a positive number, not -4"),
+        ({"samples": 0}, "samples as a positive number, not 0"),
+        ({"samples": -1}, "samples as a positive number, not -1"),
+        ({"work": replace(MIXTURE, longest=4096)}, "cuts samples at 2048 positions, .* cannot have 4096"),
+        ({"work": replace(MIXTURE, length=100)}, "takes 576 positions: samples with one cannot have 100 "),
         ({"stage": "stage1", "strategy": "fsdp2"}, "use ddp"),
         ({"strategy": "zero3"}, "A strategy is auto, ddp, fsdp2, not zero3"),
     ],
@@ -158,3 +195,39 @@ def test_the_page_adds_up():
 def test_what_there_is_not(options, message):
     with pytest.raises(ValueError, match=message):
         plan_stage("llava-1.5-7b", **({"stage": "stage2"} | options))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": -5}, "with a picture cannot have -5 positions"),
+        ({"length": 3000}, "with a picture cannot have 3000 positions on average where the longest has 2048"),
+        ({"text_length": 0}, "without cannot have 0 positions"),
+        ({"longest": 0}, "where the longest has 0"),
+        ({"with_picture": -1}, "cannot be -1 samples with a picture"),
+        ({"with_picture": 0, "text_only": 0}, "cannot be 0 samples"),
+    ],
+    ids=str,
+)
+def test_no_samples_are_like_that(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(MIXTURE, **changes)
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_the_commands_that_a_page_gives_for_a_7b_fit_on_its_node(page):
+    text = re.sub(r"\\\n", " ", (DATA.parent / page).read_text())
+    lines = re.findall(r"^minillava (train .*--preset llava-1.5-7b.*)$", text, re.M)
+    assert [line.split()[1] for line in lines] == ["stage1", "stage2"]
+    for line in lines:
+        args = build_parser().parse_args(shlex.split(line))
+        batch = args.device_batch or PRESETS[args.preset].stage(args.stage).batch_size // args.devices
+        plan = plan_stage(
+            args.preset,
+            args.stage,
+            "a100-80gb",
+            args.devices,
+            checkpointing=args.activation_checkpointing,
+            micro_batch=batch,
+        )
+        plan.raise_if_too_large()

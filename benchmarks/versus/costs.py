@@ -6,24 +6,29 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from versus.timing import interleaved, wall
+
+
+def matrix_product(
+    size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[Callable[[], Tensor], int]:
+    """(a product of two square matrices that can be run again and again, its FLOPs)."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return partial(torch.mm, a, b), 2 * size**3
 
 
 def matmul_peak(size: int = 1024, rounds: int = 5, dtype=torch.float32, device="cpu") -> float:
     """FLOP/s of the best of `rounds` square matrix products, by CPU time (on a GPU by the clock)."""
-    from versus.timing import wall
-
+    product, flops = matrix_product(size, dtype, device)
     clock = time.process_time if device == "cpu" else wall
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    torch.mm(a, b)
-    seconds = []
-    for _ in range(rounds):
-        started = clock()
-        torch.mm(a, b)
-        seconds.append(clock() - started)
-    return 2 * size**3 / min(seconds)
+    return flops / min(interleaved({"product": product}, rounds, clock=clock)["product"])
 
 
 def peak_rss() -> float:

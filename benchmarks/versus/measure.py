@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import logging
 import os
 import statistics
@@ -12,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from minillava.flops import Shapes, sample_flops
-from minillava.training import FeatureCache, Stage, parameter_groups, train_stage
+from minillava.training import FeatureCache, Stage, train_stage
 from versus import hf
-from versus.costs import fresh, matmul_peak
-from versus.timing import check_same_loss, interleaved, ratio
+from versus.costs import fresh, matrix_product
+from versus.timing import check_same_loss, interleaved, ratio, ratio_of_runs
 from versus.work import AXES, SEED, Work, check_same_batches, for_peer, grown_batch, step
 
 TOLERANCE = 1e-3
@@ -40,7 +42,7 @@ def both_steps(work: Work) -> tuple[Callable, Callable, Callable]:
     """(ours, the peer's, ours with kept features): functions of a batch that train one step, -> the loss.
 
     The first two begin at the work's weights, in copies of their own; AdamW is `Stage`'s, and what
-    `Trainer` takes by default.
+    `Trainer` takes by default, both fused. The learning rate is the stage's, without its schedule.
     """
     stage, ours, peer = work.stage, copy.deepcopy(work.ours), copy.deepcopy(work.peer)
     module, keeping = (Stage(ours, stage, 1_000, FeatureCache(limit)) for limit in (0, 1 << 30))
@@ -48,7 +50,9 @@ def both_steps(work: Work) -> tuple[Callable, Callable, Callable]:
     options = dict(lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay)
     theirs = step(trained, torch.optim.AdamW(trained, fused=True, **options), stage.max_grad_norm)
     trained = [p for p in ours.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(ours, stage), betas=stage.betas, eps=1e-8)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]  # the schedule has set it to the warm-up's first rate, 0
     finish = step(trained, optimizer, stage.max_grad_norm)
     return (
         lambda batch: finish(module.loss(batch)),
@@ -57,8 +61,20 @@ def both_steps(work: Work) -> tuple[Callable, Callable, Callable]:
     )
 
 
+COUNTED = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)
+"""Products with weights. Attention's are left out: torch's counter misses those of fused kernels on a CPU."""
+
+
+def executed_flops(run: Callable[[], object]) -> int:
+    """FLOPs of the products with weights that `run` does compute, whatever they are for."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return sum(counter.get_flop_counts()["Global"].get(product, 0) for product in COUNTED)
+
+
 def flops_of(work: Work, batches: list[dict]) -> float:
-    """What the stage's formula asks for these batches, padding left out, the head at every position."""
+    """Useful work: what the stage's formula asks for these batches, padding left out, the head and all
+    layers at every position."""
     shapes, total = Shapes.of(work.ours.config), 0.0
     for batch in batches:
         pictures = len(batch["pixel_values"]) / len(batch["input_ids"])
@@ -67,23 +83,34 @@ def flops_of(work: Work, batches: list[dict]) -> float:
     return total
 
 
+def on_next(run: Callable, batches: Iterator[dict]) -> float:
+    """`run` on the batch whose turn it is: the same for all sides of a round."""
+    return run(next(batches))
+
+
 def model_step(work: Work, rounds: int) -> dict:
-    """Forward, backward, clipping and the optimizer's step on batches that lie ready."""
+    """Forward, backward, clipping and the optimizer's step on batches that lie ready.
+
+    A square matrix product takes its turn in each round: a side's percentage is of what that reaches, and
+    counts the products that the side computes itself.
+    """
     batches = work.batches(BATCHES)
     ours, peer, cached = both_steps(work)
     losses = [(ours(batch), peer(batch)) for batch in batches]
     gap = check_same_loss(*zip(*losses, strict=True), TOLERANCE)
     sides = {"peer": peer, "ours": ours, "ours, features kept": cached}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for batch in batches:
         cached(batch)  # its features are kept from here on
-    for index in range(rounds):
-        batch = batches[index % BATCHES]
-        found = interleaved({name: partial(run, batch) for name, run in sides.items()}, 1, warmup=0)
-        for name, values in found.items():
-            seconds[name] += values
-    peak, flops = matmul_peak(), flops_of(work, batches) / BATCHES
+    product, flops = matrix_product()
+    product()
+    turns = {name: partial(on_next, run, itertools.cycle(batches)) for name, run in sides.items()}
+    seconds = interleaved(turns | {"matrix product": product}, rounds, warmup=0)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    executed = {
+        name: sum(executed_flops(partial(run, batch)) for batch in batches) / BATCHES
+        for name, run in sides.items()
+    }
+    peak = flops / medians["matrix product"]
     return {
         "seconds": seconds,
         "median_seconds": medians,
@@ -91,8 +118,9 @@ def model_step(work: Work, rounds: int) -> dict:
         "ratio_features_kept": vars(ratio(seconds["peer"], seconds["ours, features kept"])),
         "loss_gap": gap,
         "matmul_peak_flops": peak,
-        "flops_per_step": flops,
-        "percent_of_peak": {name: 100 * flops / value / peak for name, value in medians.items()},
+        "useful_flops_per_step": flops_of(work, batches) / BATCHES,
+        "executed_flops_per_step": executed,
+        "percent_of_peak": {name: 100 * executed[name] / medians[name] / peak for name in sides},
         "positions_padded": padding(batches),
     }
 
@@ -149,12 +177,12 @@ def end_to_end(work: Work, rounds: int, steps: int) -> dict:
         check_same_loss(ours, peer, TOLERANCE)
         for (_, ours), (_, peer) in zip(kept["ours"], kept["peer"], strict=True)
     )
-    seconds = {name: [s for stamps, _ in runs for s in periods(stamps)] for name, runs in kept.items()}
+    seconds = {name: [periods(stamps) for stamps, _ in runs] for name, runs in kept.items()}
     return {
         "seconds": seconds,
-        "samples_per_second": {name: size / statistics.median(v) for name, v in seconds.items()},
-        "ratio": vars(ratio(seconds["peer"], seconds["ours"])),
-        "ratio_own_order": vars(ratio(seconds["peer, its own order"], seconds["ours"])),
+        "samples_per_second": {name: size / statistics.median(sum(v, [])) for name, v in seconds.items()},
+        "ratio": vars(ratio_of_runs(seconds["peer"], seconds["ours"])),
+        "ratio_own_order": vars(ratio_of_runs(seconds["peer, its own order"], seconds["ours"])),
         "loss_gap": gap,
         "last_loss": {name: runs[0][1][-1] for name, runs in kept.items()},
     }

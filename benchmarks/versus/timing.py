@@ -54,13 +54,24 @@ def ratio(peer: Sequence[float], ours: Sequence[float], seed: int = 0, resamples
 
     Raises ValueError if the two have not the same number of rounds, or none.
     """
+    return ratio_of_runs([[value] for value in peer], [[value] for value in ours], seed, resamples)
+
+
+def ratio_of_runs(
+    peer: Sequence[Sequence[float]], ours: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2000
+) -> Ratio:
+    """The same of runs of several steps each: the medians are over all steps, the interval draws runs.
+
+    Whole ones, because the steps of a run share its luck and tell less than as many runs would.
+    """
     if len(peer) != len(ours) or not peer:
         raise ValueError(f"A ratio needs as many rounds of both sides, not {len(peer)} and {len(ours)}.")
     rng = random.Random(seed)
     pairs = list(zip(peer, ours, strict=True))
 
-    def medians(drawn: Sequence[tuple[float, float]]) -> float:
-        return statistics.median(a for a, _ in drawn) / statistics.median(b for _, b in drawn)
+    def medians(drawn: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+        theirs, own = ([step for pair in drawn for step in pair[side]] for side in (0, 1))
+        return statistics.median(theirs) / statistics.median(own)
 
     found = sorted(medians(rng.choices(pairs, k=len(pairs))) for _ in range(resamples))
     tail = round(0.025 * (resamples - 1))
