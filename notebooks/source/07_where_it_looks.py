@@ -39,7 +39,8 @@ print([round(share, 2) for share in row.tolist()], "sum", round(row.sum().item()
 # a row that finds nothing cannot look nowhere; it has to park its attention somewhere. Remember this for later.
 #
 # ## The real thing, by hand
-# A question that the repository ships, a picture of at least three things, and the answer of **tiny-LLaVA**:
+# A question that the repository ships, a picture of at least three things, and an answer of **tiny-LLaVA** that is
+# right:
 
 # %%
 import numpy as np
@@ -51,7 +52,8 @@ from minillava.passage import passage
 
 model = minillava.load("tiny").requires_grad_(False)
 seen = [sight for sight in sights(held_out("test")) if len(sight.things) >= 3][:60]
-sight = next(sight for sight in seen if sight.asked["type"] == "shape")
+shapes = [sight for sight in seen if sight.asked["type"] == "shape"]
+sight = next(s for s in shapes if model.answer(s.image, s.asked["question"]) == s.asked["answer"])
 said = passage(model, sight.image, sight.asked["question"], max_new_tokens=8)
 print(sight.asked["question"].split("\n")[0], "→", said.answer)
 print("positions:", len(said.ids), "of which patches:", len(said.patches))
