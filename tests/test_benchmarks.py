@@ -160,7 +160,6 @@ def test_every_technique_can_be_taken_away_and_the_loss_stays(work):
     assert losses == pytest.approx(dict.fromkeys(found, losses["all"]), abs=techniques.TOLERANCE)
     assert all(torch.equal(before[name], weight) for name, weight in work.ours.named_parameters())
     computed = {name: measure.executed_flops(run) for name, run in found.items()}
-    assert computed["shuffled"] == computed["all"] or work.stage.template == "v1"  # no common beginning
     for without, having in list(techniques.TECHNIQUES.values())[2:5]:
         assert computed[without] > computed[having]
     assert computed["padded"] >= computed["all"] and computed["repeated"] >= computed["all"]
