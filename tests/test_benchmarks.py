@@ -27,11 +27,11 @@ def test_a_ratio_is_of_medians_and_its_interval_holds_it():
 
 
 def test_steps_of_one_run_are_not_drawn_apart():
-    peer, ours = [[2.0] * 6, [4.0] * 6, [3.0] * 6], [[1.0] * 6] * 3  # runs differ, the steps of one do not
-    found = ratio_of_runs(peer, ours)
-    assert (found.value, found.low, found.high) == (3.0, 2.0, 4.0)
-    pooled = ratio(sum(peer, []), sum(ours, []))
-    assert pooled.value == found.value and pooled.high - pooled.low < found.high - found.low
+    peer = [[2 + run / 4] * 20 for run in range(9)]  # runs differ, the steps of one do not
+    ours = [[1.0] * 20] * 9
+    found, pooled = ratio_of_runs(peer, ours), ratio(sum(peer, []), sum(ours, []))
+    assert found.value == pooled.value == 3.0
+    assert pooled.high - pooled.low < found.high - found.low
 
 
 def test_sides_take_turns_and_the_order_turns_around():
@@ -160,7 +160,6 @@ def test_every_technique_can_be_taken_away_and_the_loss_stays(work):
     assert losses == pytest.approx(dict.fromkeys(found, losses["all"]), abs=techniques.TOLERANCE)
     assert all(torch.equal(before[name], weight) for name, weight in work.ours.named_parameters())
     computed = {name: measure.executed_flops(run) for name, run in found.items()}
-    assert computed["shuffled"] == computed["all"] or work.stage.template == "v1"  # no common beginning
     for without, having in list(techniques.TECHNIQUES.values())[2:5]:
         assert computed[without] > computed[having]
     assert computed["padded"] >= computed["all"] and computed["repeated"] >= computed["all"]

@@ -144,7 +144,7 @@ def test_a_7b_trains_whole_on_one_h200_if_it_recomputes():
     found, size = memory("llava-1.5-7b", "stage2", "h200", checkpointing=True)
     vocabulary = 32064 * 4096
     assert found.copies == 2 * (size.total_trainable - vocabulary)  # the embedding's rows are not cast
-    assert found.at_step == pytest.approx(138.9 * GB, rel=1e-3)
+    assert found.at_step == pytest.approx(137.8 * GB, rel=1e-3)
     assert found.peak <= GPUS["h200"].memory
     assert memory("llava-1.5-7b", "stage2", devices=8, strategy="fsdp2")[0].copies == 0
 
