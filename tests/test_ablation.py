@@ -66,6 +66,19 @@ def test_what_is_generated_goes_on_with_the_last_row(model):
     assert not weights[1, :, :, 4, 3].any() and (weights[1, :, :, 5:, 3] > 0).all()
 
 
+def test_a_cut_changes_the_loss_whichever_logits_are_wanted(model):
+    ids = inputs()
+    labels = torch.full_like(ids, -100)
+    labels[:, -2:] = ids[:, -2:]
+    rows, columns = marks((0, 6), (0, 7), (1, 7)), marks((0, 1), (1, 4))
+    with torch.no_grad():
+        intact = model(ids, labels=labels, all_logits=False).loss
+        with knock_out(model, rows, columns):
+            whole, lean = (model(ids, labels=labels, all_logits=every).loss for every in (True, False))
+    assert_close(lean, whole)
+    assert not torch.allclose(lean, intact)
+
+
 def test_hooks_are_gone_even_after_an_error(model):
     nothing = marks()
     for held in (knock_out(model, nothing, nothing), drop_heads(model, [(0, 1)])):

@@ -161,6 +161,37 @@ def test_training_forward_is_recorded_and_unchanged(llama, checkpointing):
     assert_close(recording.weights, expected[..., 4:5, :], **CLOSE)
 
 
+def test_the_loss_alone_is_recorded_too(make_model):
+    """What training asks for, which otherwise goes past the layers' attention modules."""
+    model = make_model().train()
+    tokens, mask = ids(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[1, 7:] = 0
+    labels = torch.full_like(tokens, -100)
+    labels[:, 4:6] = tokens[:, 4:6]
+    inputs = dict(input_ids=tokens, attention_mask=mask, labels=labels, all_logits=False)
+    plain = model(**inputs).loss
+    with record(model) as recording:
+        loss = model(**inputs).loss
+    assert_close(loss, plain)
+    expected = eager(model.language_model, input_ids=tokens, attention_mask=mask)
+    assert_close(recording.weights, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_rows_of_a_batch_of_questions_are_those_of_each_question(make_model, picture, same):
+    """About one picture or two: no part of the prompts is read before the rest."""
+    model = make_model()
+    images = [picture, picture if same else picture.rotate(90)]
+    questions = ["What color?", "How many balls?"]
+    with record(model, rows=-1) as together:
+        model.answer_batch(images, questions, max_new_tokens=1)
+    for image, question, weights in zip(images, questions, together.weights, strict=True):
+        with record(model, rows=-1) as alone:
+            model.answer(image, question, max_new_tokens=1)
+        assert weights.shape[2] == 1
+        assert_close(weights[..., -alone.weights.shape[-1] :], alone.weights[0], **CLOSE)
+
+
 def test_eager_models_and_bfloat16_can_be_recorded(llama):
     inputs = {"input_ids": ids(1, 7)}
     expected = eager(llama, **inputs)
