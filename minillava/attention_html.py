@@ -234,9 +234,9 @@ const load = (url) => new Promise((done) => {
 function buttons() {
   data.tokens.forEach((token, index) => {
     const button = document.createElement("button");
-    const plain = token.text.trim();
+    const blank = token.text.includes("\\n") ? "\\u23ce" : token.text ? "\\u2423" : "\\u00b7";
     button.type = "button";
-    button.textContent = plain || (token.text.includes("\\n") ? "\\u23ce" : "\\u2423");
+    button.textContent = token.text.trim() || blank;
     if (token.text.startsWith(" ")) button.className = "starts";
     button.addEventListener("pointerenter", () => choose(index));
     button.addEventListener("focus", () => choose(index));

@@ -304,11 +304,7 @@ class MiniLlava(nn.Module):
             raise ValueError(
                 f"{len(images)} pictures but {len(questions)} questions: give one for each."
             )
-        for index, question in enumerate(questions):
-            if not question.strip():
-                raise ValueError(
-                    f"Question {index} is empty: ask something, e.g. 'What is in the picture?'."
-                )
+        check_questions(questions)
         if not questions:
             return []
         conversations = []
@@ -345,6 +341,15 @@ class MiniLlava(nn.Module):
         Raises ValueError for an empty question or one too long for the model.
         """
         return self.answer_batch([image], [question], **generation)[0]
+
+
+def check_questions(questions: list[str]) -> None:
+    """Does every question ask something?"""
+    for index, question in enumerate(questions):
+        if not question.strip():
+            raise ValueError(
+                f"Question {index} is empty: ask something, e.g. 'What is in the picture?'."
+            )
 
 
 def check_placeholders(counts: list[int], pictures: int, patches: int) -> None:

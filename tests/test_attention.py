@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from minillava.attention import TokenMaps, answer_maps, record
+from minillava.attention import TokenMaps, answer_maps, pieces, record
 from minillava.conversation import IMAGE_TOKEN, SYSTEM
 from minillava.model import MiniLlava
 
@@ -366,6 +366,24 @@ def test_an_answer_ends_before_its_end_token(mini):
 def test_beam_search_is_refused(mini):
     with pytest.raises(ValueError, match="one path"):
         answer_maps(mini, Image.new("RGB", (16, 16)), QUESTION, num_beams=2)
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused(mini, question):
+    with pytest.raises(ValueError, match="Question 0 is empty"):
+        answer_maps(mini, Image.new("RGB", (16, 16)), question)
+
+
+def test_a_character_in_bytes_is_one_piece_and_is_found(tokenizer):
+    ids = tokenizer("ball é猫!\n", add_special_tokens=False).input_ids
+    found = pieces(ids, tokenizer)
+    assert "".join(found) == " ball é猫!\n" and len(found) == len(ids)
+    at = found.index("é")
+    assert found[at : at + 5] == ["é", "", "猫", "", ""]
+    maps = TokenMaps(found, np.zeros((len(found), 1, 1, 2, 2)))
+    assert maps.find("猫") == [at + 2, at + 3, at + 4] and maps.find("é") == [at, at + 1]
+    assert maps.find("é猫") == list(range(at, at + 5)) and maps.find("!") == [at + 5]
+    assert pieces(ids[: at + 4], tokenizer)[at:] == ["é", "", "\ufffd", ""]  # cut off by max_new_tokens
 
 
 def test_words_are_found_among_their_pieces():

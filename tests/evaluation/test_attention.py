@@ -14,7 +14,7 @@ import torch
 
 from minillava.evaluation import damage
 from minillava.evaluation.attention import best_heads, case, compare_methods, evaluate_attention
-from minillava.evaluation.looking import look, sights, toybox_sights, untrained
+from minillava.evaluation.looking import Sight, look, sights, toybox_sights, untrained
 
 MEASURES = ("pointing", "mass", "rank", "iou")
 ROWS = ("referring word", "caption: color", "caption: shape", "answer's row")
