@@ -119,11 +119,12 @@ def record(
             `generate` keep all their rows (of beam search, those of abandoned beams too).
 
     Raises:
-        ValueError: `model` has no such attention, or two stacks of it; an index is out of range.
+        ValueError: `model` has no such attention, or two stacks of it, or a language model of another kind;
+            an index is out of range.
     """
     stack = attention_stack(model)
-    layers = None if layers is None else _indices(layers, len(stack), "layer")
-    recording = Recording(layers, _indices(heads, stack[0].config.num_attention_heads, "head"))
+    layers = None if layers is None else indices(layers, len(stack), "layer")
+    recording = Recording(layers, indices(heads, stack[0].config.num_attention_heads, "head"))
     with ExitStack() as hooks:
         for index, attention in enumerate(stack):
             if layers is None or index in layers:
@@ -134,6 +135,12 @@ def record(
 
 def attention_stack(model: nn.Module) -> list[nn.Module]:
     """The attention modules that `record` would tap, in order; ValueError as there."""
+    text = getattr(getattr(model, "config", None), "text_config", None)
+    if text is not None and text.model_type not in ("llama", "clip_text_model"):
+        raise ValueError(
+            f"The language model of this {type(model).__name__} is {text.model_type!r}; only LLaMA's kind "
+            "('llama', as Vicuna) can be recorded. To see inside its vision tower, pass that."
+        )
     for kind in (LlamaAttention, CLIPAttention):
         stack = [module for module in model.modules() if isinstance(module, kind)]
         if len({id(attention.config) for attention in stack}) > 1:
@@ -149,7 +156,8 @@ def attention_stack(model: nn.Module) -> list[nn.Module]:
     )
 
 
-def _indices(wanted: Sequence[int] | None, count: int, what: str) -> list[int]:
+def indices(wanted: Sequence[int] | None, count: int, what: str) -> list[int]:
+    """Layers or heads counted from 0, each once, in order; None is all. ValueError if one is not there."""
     wanted = range(count) if wanted is None else wanted
     for index in wanted:
         if not -count <= index < count:

@@ -18,6 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -271,6 +272,19 @@ def test_models_that_cannot_be_recorded_are_refused():
     for model, message in [(torch.nn.Linear(2, 2), "no LLaMA or CLIP"), (both, "two stacks")]:
         with pytest.raises(ValueError, match=message), record(model):
             pass
+
+
+def test_a_language_model_of_another_kind_is_named():
+    """Not passed over for the vision tower beside it."""
+    text = MistralConfig(**{k: v for k, v in TEXT.items() if k != "initializer_range"})
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_index=63)
+    )
+    with pytest.raises(ValueError, match="is 'mistral'; only LLaMA's kind"), record(model):
+        pass
+    with record(model.model.vision_tower) as recording:
+        model.model.vision_tower(torch.randn(1, 3, 16, 16))
+    assert recording.layers == [0, 1, 2]
 
 
 def test_32_rows_of_a_7b_fit_in_100_megabytes():
