@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,12 +56,17 @@ class View:
 def views(found: AnswerMaps, said: Passage | None = None) -> list[View]:
     """The mean of all heads, each layer's mean, single heads; and with `said` every method of relevance.
 
+    Means of one are left out, where `found` has one layer or head.
+
     Args:
         said: the same question and answer as a passage (`passage(model, image, question, found.answer)`).
     """
     maps = np.concatenate([found.prompt.maps, found.answered.maps])  # [tokens, L, H, grid, grid]
-    made = [View("mean of all heads", maps.mean((1, 2)))]
+    made = []
     if len(found.layers) > 1:
+        name = "mean of all heads" if len(found.heads) > 1 else f"head {found.heads[0]}, mean of layers"
+        made.append(View(name, maps.mean((1, 2))))
+    if len(found.heads) > 1:
         made += [View(f"layer {layer}, mean", maps[:, i].mean(1)) for i, layer in enumerate(found.layers)]
     shape = maps.shape[1:3]
     if np.prod(shape) <= EVERY_HEAD:
@@ -110,7 +116,9 @@ def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]
         "outlines": _data_url(_sketch(small)),
     }
     packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return PAGE.replace("%TITLE%", html.escape(question.split("\n")[0])).replace("%DATA%", packed)
+    # why not one replacement after the other: the question may hold the other's mark
+    before, between, after = re.split("%TITLE%|%DATA%", PAGE)
+    return before + html.escape(question.split("\n")[0]) + between + packed + after
 
 
 def _packed(view: View, inside: np.ndarray) -> dict:
@@ -331,10 +339,10 @@ function draw() {
 async function start() {
   data.images = [await load(data.picture), await load(data.outlines)];
   const [width, height] = data.size;
-  data.scale = Math.max(1, 640 / Math.max(width, height));
+  data.scale = 640 / Math.max(width, height);
   for (const id of ["picture", "heat"]) {
-    at(id).width = Math.round(width * data.scale);
-    at(id).height = Math.round(height * data.scale);
+    at(id).width = Math.ceil(width * data.scale);
+    at(id).height = Math.ceil(height * data.scale);
   }
   const bar = at("bar").getContext("2d");
   data.colors.forEach((color, index) => { bar.fillStyle = color; bar.fillRect(index, 0, 1, 1); });
