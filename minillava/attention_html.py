@@ -35,7 +35,7 @@ UNITS = {"relative": "times the attention of a general question", "logit lens": 
 """What the numbers of a method of relevance are, where they are no shares of attention."""
 
 LONGEST_EDGE = 768
-"""Pixels to which a larger picture is reduced in the page."""
+"""Pixels to which a larger picture is reduced."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,13 @@ def views(found: AnswerMaps, said: Passage | None = None) -> list[View]:
     return made
 
 
+def reduced(picture: Image.Image) -> Image.Image:
+    """The picture, its longer edge at most LONGEST_EDGE pixels."""
+    small = picture.copy()
+    small.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
+    return small
+
+
 def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]) -> str:
     """The HTML of one answer.
 
@@ -100,14 +107,11 @@ def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]
     if not shown:
         raise ValueError("There is no view to show; attention_html.views(maps) makes some.")
     picture = open_image(image)
-    small = picture.copy()
-    small.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
-    geometry = found.geometry
-    inside = geometry.cells((0, 0, *picture.size)) > 0
+    small, geometry = reduced(picture), found.geometry
     left, top, right, bottom = geometry.box(0, 0)
     data = {
         "tokens": [{"text": text, "part": part} for text, part in words],
-        "views": [_packed(view, inside) for view in shown],
+        "views": [_packed(view, geometry.inside) for view in shown],
         "grid": geometry.grid,
         "size": picture.size,
         "cell": [left, top, right - left, bottom - top],
@@ -294,8 +298,8 @@ function numbers(peak) {
   const where = place(strongest()), padding = view.padding[word];
   if (view.unit !== "attention")
     return name + ": at most " + peak.toPrecision(3) + " (" + view.unit + ") on a patch" + where + ".";
-  return name + ": " + percent(view.masses[word]) + " of its attention is on the picture" +
-    (padding >= 0.0005 ? " (" + percent(padding) + " on its padding, which is not shown)" : "") +
+  return name + ": " + percent(view.masses[word] - padding) + " of its attention is on the picture" +
+    (padding >= 0.0005 ? ", " + percent(padding) + " on its padding, which is not shown" : "") +
     ", at most " + percent(peak) + " on a patch" + where + ".";
 }
 
