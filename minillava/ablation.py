@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minillava.attention import attention_stack
+from minillava.attention import attention_stack, indices
 from minillava.images import open_image, preprocess
 from minillava.model import MiniLlava, Picture
 from minillava.passage import Passage
@@ -37,7 +37,10 @@ def knock_out(
         model: as for `attention.record`.
         rows, columns: bool [B, T], positions of the padded prompt. If a sample's last position is a row, then
             so are all positions generated after it: they go on with the same answer.
-        layers: where to cut; all by default.
+        layers: where to cut, negative from the end; all by default.
+
+    Raises:
+        ValueError: as `attention.record`'s.
     """
     stack = attention_stack(model)
 
@@ -48,8 +51,10 @@ def knock_out(
         here = torch.arange(earlier, earlier + hidden.shape[1], device=hidden.device)
         keys = mask.shape[-1] if mask is not None else int(here[-1]) + 1
         edges = _from(rows.to(hidden.device), here) & _to(columns.to(hidden.device), keys)
-        if mask is None:
-            mask = (torch.arange(keys, device=hidden.device) <= here[:, None])[None, None]
+        if mask is None:  # numbers, not bool, for eager attention adds them
+            unseen = torch.arange(keys, device=hidden.device) > here[:, None]
+            unseen &= kwargs.get("is_causal", module.is_causal)
+            mask = hidden.new_zeros(1, 1, *unseen.shape).masked_fill(unseen, torch.finfo(hidden.dtype).min)
         if mask.dtype == torch.bool:
             mask = mask & ~edges
         else:
@@ -57,7 +62,7 @@ def knock_out(
         return args, kwargs | {"attention_mask": mask}
 
     with ExitStack() as hooks:
-        for index in range(len(stack)) if layers is None else layers:
+        for index in indices(layers, len(stack), "layer"):
             hooks.enter_context(stack[index].register_forward_pre_hook(cut, with_kwargs=True))
         yield
 
@@ -76,12 +81,14 @@ def _to(columns: Tensor, length: int) -> Tensor:
 def drop_heads(model: nn.Module, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
     """Silence (layer, head) pairs: what they would add to the residual stream is 0.
 
-    Michel et al. 2019, arXiv 1905.10650, section on ablating heads.
+    Michel et al. 2019, arXiv 1905.10650, section on ablating heads. ValueError as `attention.record`'s.
     """
     stack = attention_stack(model)
+    layers = indices([layer for layer, _ in heads], len(stack), "layer")
+    indices([head for _, head in heads], stack[0].config.num_attention_heads, "head")  # for its ValueError
 
     def silence(layer: int):
-        mine = [head for where, head in heads if where == layer]
+        mine = [head for where, head in heads if where % len(stack) == layer]
         width = stack[layer].head_dim
 
         def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -92,7 +99,7 @@ def drop_heads(model: nn.Module, heads: Sequence[tuple[int, int]]) -> Iterator[N
         return hook
 
     with ExitStack() as hooks:
-        for layer in {layer for layer, _ in heads}:
+        for layer in layers:
             attention = stack[layer]
             end = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
             hooks.enter_context(end.register_forward_pre_hook(silence(layer)))

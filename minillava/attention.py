@@ -12,9 +12,11 @@ the question is the word's own. And no map without a number: its image mass, and
 its baselines (`grounding`).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from types import EllipsisType
 
 import numpy as np
@@ -27,7 +29,10 @@ from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
 from minillava.adopt import adopt
 from minillava.conversation import IMAGE_TOKEN
 from minillava.images import PatchGeometry, open_image
-from minillava.model import MiniLlava, Picture
+from minillava.model import MiniLlava, Picture, check_questions
+
+BYTE, CONTINUES = re.compile("<0x([0-9A-F]{2})>"), range(0x80, 0xC0)
+"""Name of the token of a byte, and the bytes that do not begin a character in UTF-8."""
 
 Rows = int | slice | Sequence[int] | Tensor | EllipsisType
 
@@ -114,11 +119,12 @@ def record(
             `generate` keep all their rows (of beam search, those of abandoned beams too).
 
     Raises:
-        ValueError: `model` has no such attention, or two stacks of it; an index is out of range.
+        ValueError: `model` has no such attention, or two stacks of it, or a language model of another kind;
+            an index is out of range.
     """
     stack = attention_stack(model)
-    layers = None if layers is None else _indices(layers, len(stack), "layer")
-    recording = Recording(layers, _indices(heads, stack[0].config.num_attention_heads, "head"))
+    layers = None if layers is None else indices(layers, len(stack), "layer")
+    recording = Recording(layers, indices(heads, stack[0].config.num_attention_heads, "head"))
     with ExitStack() as hooks:
         for index, attention in enumerate(stack):
             if layers is None or index in layers:
@@ -129,6 +135,12 @@ def record(
 
 def attention_stack(model: nn.Module) -> list[nn.Module]:
     """The attention modules that `record` would tap, in order; ValueError as there."""
+    text = getattr(getattr(model, "config", None), "text_config", None)
+    if text is not None and text.model_type not in ("llama", "clip_text_model"):
+        raise ValueError(
+            f"The language model of this {type(model).__name__} is {text.model_type!r}; only LLaMA's kind "
+            "('llama', as Vicuna) can be recorded. To see inside its vision tower, pass that."
+        )
     for kind in (LlamaAttention, CLIPAttention):
         stack = [module for module in model.modules() if isinstance(module, kind)]
         if len({id(attention.config) for attention in stack}) > 1:
@@ -144,7 +156,8 @@ def attention_stack(model: nn.Module) -> list[nn.Module]:
     )
 
 
-def _indices(wanted: Sequence[int] | None, count: int, what: str) -> list[int]:
+def indices(wanted: Sequence[int] | None, count: int, what: str) -> list[int]:
+    """Layers or heads counted from 0, each once, in order; None is all. ValueError if one is not there."""
     wanted = range(count) if wanted is None else wanted
     for index in wanted:
         if not -count <= index < count:
@@ -313,12 +326,13 @@ def answer_maps(
     `generation` goes to `MiniLlava.generate`.
 
     Raises:
-        ValueError: beam search was asked for, whose rows belong to changing beams; a llava-hf model
-            without a tokenizer.
+        ValueError: beam search was asked for, whose rows belong to changing beams; an empty question; a
+            llava-hf model without a tokenizer.
     """
     model = adopt(model, tokenizer)
     if generation.get("num_beams", 1) > 1:
         raise ValueError("answer_maps follows one path of tokens; leave num_beams out.")
+    check_questions([question])
     tokenizer, vision = model.tokenizer, model.config.vision_config
     grid = vision.image_size // vision.patch_size
     image = open_image(image)
@@ -349,15 +363,31 @@ def answer_maps(
 
 
 def spelling(tokens: Sequence[str], start: int, end: int) -> list[int]:
-    """Indices of the tokens that spell the characters start to end (exclusive) of their joined text."""
+    """Indices of the tokens that spell the characters start to end (exclusive) of their joined text.
+
+    A token without text belongs to the character before it (see `pieces`).
+    """
     lengths = np.array([len(token) for token in tokens])
     ends = lengths.cumsum()
-    return np.flatnonzero((ends > start) & (ends - lengths < end)).tolist()
+    return np.flatnonzero((ends > start) & (ends - lengths.clip(1) < end)).tolist()
 
 
 def pieces(ids: list[int], tokenizer) -> list[str]:
-    """Each token's text; "▁" is SentencePiece's leading space, lost when one is decoded alone."""
-    return [
-        piece.replace("▁", " ") if piece and "▁" in piece else tokenizer.decode([index])
-        for index, piece in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
-    ]
+    """Each token's text; "▁" is SentencePiece's leading space, lost when one is decoded alone.
+
+    A character that is not in the vocabulary has a token for each of its bytes in UTF-8. It stands at the
+    first of them, and "" at the others.
+    """
+    names = tokenizer.convert_ids_to_tokens(ids)
+    values = [int(byte[1], 16) if (byte := BYTE.fullmatch(name or "")) else None for name in names]
+
+    def text(place: int) -> str:
+        name, value = names[place], values[place]
+        if value is None:
+            return name.replace("▁", " ") if name and "▁" in name else tokenizer.decode([ids[place]])
+        if value in CONTINUES and place and values[place - 1] is not None:
+            return ""
+        rest = takewhile(lambda later: later in CONTINUES, values[place + 1 :])
+        return bytes([value, *rest]).decode(errors="replace")
+
+    return [text(place) for place in range(len(ids))]

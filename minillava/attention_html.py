@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ UNITS = {"relative": "times the attention of a general question", "logit lens": 
 """What the numbers of a method of relevance are, where they are no shares of attention."""
 
 LONGEST_EDGE = 768
-"""Pixels to which a larger picture is reduced in the page."""
+"""Pixels to which a larger picture is reduced."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,17 @@ class View:
 def views(found: AnswerMaps, said: Passage | None = None) -> list[View]:
     """The mean of all heads, each layer's mean, single heads; and with `said` every method of relevance.
 
+    Means of one are left out, where `found` has one layer or head.
+
     Args:
         said: the same question and answer as a passage (`passage(model, image, question, found.answer)`).
     """
     maps = np.concatenate([found.prompt.maps, found.answered.maps])  # [tokens, L, H, grid, grid]
-    made = [View("mean of all heads", maps.mean((1, 2)))]
+    made = []
     if len(found.layers) > 1:
+        name = "mean of all heads" if len(found.heads) > 1 else f"head {found.heads[0]}, mean of layers"
+        made.append(View(name, maps.mean((1, 2))))
+    if len(found.heads) > 1:
         made += [View(f"layer {layer}, mean", maps[:, i].mean(1)) for i, layer in enumerate(found.layers)]
     shape = maps.shape[1:3]
     if np.prod(shape) <= EVERY_HEAD:
@@ -75,6 +81,13 @@ def views(found: AnswerMaps, said: Passage | None = None) -> list[View]:
                 explained = np.concatenate([silent, method(said).maps])
                 made.append(View(f"method: {name}", explained, UNITS.get(name, "relevance")))
     return made
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """The picture, its longer edge at most LONGEST_EDGE pixels."""
+    small = picture.copy()
+    small.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
+    return small
 
 
 def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]) -> str:
@@ -94,14 +107,11 @@ def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]
     if not shown:
         raise ValueError("There is no view to show; attention_html.views(maps) makes some.")
     picture = open_image(image)
-    small = picture.copy()
-    small.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
-    geometry = found.geometry
-    inside = geometry.cells((0, 0, *picture.size)) > 0
+    small, geometry = reduced(picture), found.geometry
     left, top, right, bottom = geometry.box(0, 0)
     data = {
         "tokens": [{"text": text, "part": part} for text, part in words],
-        "views": [_packed(view, inside) for view in shown],
+        "views": [_packed(view, geometry.inside) for view in shown],
         "grid": geometry.grid,
         "size": picture.size,
         "cell": [left, top, right - left, bottom - top],
@@ -110,7 +120,9 @@ def page(image: Picture, question: str, found: AnswerMaps, shown: Sequence[View]
         "outlines": _data_url(_sketch(small)),
     }
     packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return PAGE.replace("%TITLE%", html.escape(question.split("\n")[0])).replace("%DATA%", packed)
+    # why not one replacement after the other: the question may hold the other's mark
+    before, between, after = re.split("%TITLE%|%DATA%", PAGE)
+    return before + html.escape(question.split("\n")[0]) + between + packed + after
 
 
 def _packed(view: View, inside: np.ndarray) -> dict:
@@ -234,9 +246,9 @@ const load = (url) => new Promise((done) => {
 function buttons() {
   data.tokens.forEach((token, index) => {
     const button = document.createElement("button");
-    const plain = token.text.trim();
+    const blank = token.text.includes("\\n") ? "\\u23ce" : token.text ? "\\u2423" : "\\u00b7";
     button.type = "button";
-    button.textContent = plain || (token.text.includes("\\n") ? "\\u23ce" : "\\u2423");
+    button.textContent = token.text.trim() || blank;
     if (token.text.startsWith(" ")) button.className = "starts";
     button.addEventListener("pointerenter", () => choose(index));
     button.addEventListener("focus", () => choose(index));
@@ -286,8 +298,8 @@ function numbers(peak) {
   const where = place(strongest()), padding = view.padding[word];
   if (view.unit !== "attention")
     return name + ": at most " + peak.toPrecision(3) + " (" + view.unit + ") on a patch" + where + ".";
-  return name + ": " + percent(view.masses[word]) + " of its attention is on the picture" +
-    (padding >= 0.0005 ? " (" + percent(padding) + " on its padding, which is not shown)" : "") +
+  return name + ": " + percent(view.masses[word] - padding) + " of its attention is on the picture" +
+    (padding >= 0.0005 ? ", " + percent(padding) + " on its padding, which is not shown" : "") +
     ", at most " + percent(peak) + " on a patch" + where + ".";
 }
 
@@ -331,10 +343,10 @@ function draw() {
 async function start() {
   data.images = [await load(data.picture), await load(data.outlines)];
   const [width, height] = data.size;
-  data.scale = Math.max(1, 640 / Math.max(width, height));
+  data.scale = 640 / Math.max(width, height);
   for (const id of ["picture", "heat"]) {
-    at(id).width = Math.round(width * data.scale);
-    at(id).height = Math.round(height * data.scale);
+    at(id).width = Math.ceil(width * data.scale);
+    at(id).height = Math.ceil(height * data.scale);
   }
   const bar = at("bar").getContext("2d");
   data.colors.forEach((color, index) => { bar.fillStyle = color; bar.fillRect(index, 0, 1, 1); });

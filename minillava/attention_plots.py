@@ -170,9 +170,7 @@ def _block(axes: Axes, at: tuple[float, float, float, float], label: str, color:
     style = "round,pad=0,rounding_size=0.05"
     box = FancyBboxPatch((x, y), wide, high, boxstyle=style, facecolor=color, alpha=0.15, linewidth=0)
     axes.add_patch(box)
-    axes.text(
-        x + wide / 2, y + high / 2, label, ha="center", va="center", fontsize=7.5, color=INK, parse_math=False
-    )
+    axes.text(x + wide / 2, y + high / 2, label, ha="center", va="center", fontsize=7.5, color=INK)
 
 
 @styled

@@ -244,7 +244,11 @@ def ask(args: Arguments) -> None:
 def attend(args: Arguments) -> None:
     if args.out.suffix == ".html":
         raise ValueError(f"--out names the PNG; the page is put beside it. Not {args.out}, but .png.")
+    if args.out.resolve() == Path(args.image).resolve():
+        raise ValueError(f"The map would replace the picture {args.image}. Name another file with --out.")
     model = _load(args)
+    from dataclasses import replace
+
     import numpy as np
 
     from minillava import attention_html
@@ -263,22 +267,32 @@ def attend(args: Arguments) -> None:
             raise ValueError("The answer is empty. Choose a word of the question with --word.")
     else:
         # A word of the question points at what it names better than the answer's words do.
-        tokens = maps.prompt if args.word in maps.prompt.text else maps.answered
+        tokens = next((said for said in (maps.prompt, maps.answered) if args.word in said.text), None)
+        if tokens is None:
+            raise ValueError(
+                f"--word {args.word!r} is neither in the question {args.question!r} nor in the answer "
+                f"{maps.answer!r}."
+            )
         rows, word = tokens.find(args.word), args.word
-    heat = tokens.maps[rows].mean(axis=(0, 1, 2))  # [grid, grid]
+    everywhere, inside = tokens.maps[rows].mean(axis=(1, 2)), maps.geometry.inside  # [rows, grid, grid]
+    per_token = everywhere * inside
+    heat = per_token.mean(axis=0)  # [grid, grid]
     row, col = (int(i) for i in np.unravel_index(heat.argmax(), heat.shape))
     box = [round(float(edge), 1) for edge in maps.geometry.box(row, col)]
-    mass = float(heat.sum())
+    mass, padding = float(heat.sum()), float((everywhere * ~inside).mean(axis=0).sum())
+    beside = "" if inside.all() else f" and {padding:.1%} on its padding"
     where = f"{word!r}, layers {maps.layers}, heads {maps.heads}"
-    print(f"{maps.answer}\n{where}: {mass:.1%} of the attention is on the picture,")
+    print(f"{maps.answer}\n{where}: {mass:.1%} of the attention is on the picture{beside},")
     print(f"{heat.max():.1%} on its strongest patch, row {row}, column {col}, pixels {box}.")
-    image, per_token = open_image(args.image), tokens.maps[rows].mean(axis=(1, 2))  # [rows, grid, grid]
+    image = open_image(args.image)
+    small = attention_html.reduced(image)
+    geometry = replace(maps.geometry, width=small.width, height=small.height)
     said = [tokens.tokens[row] for row in rows]
     if args.word is None:
-        heats = [maps.geometry.heatmap(one) for one in per_token]
-        figure = word_by_word(image, said, heats, per_token.sum(axis=(1, 2)))
+        heats = [geometry.heatmap(one) for one in per_token]
+        figure = word_by_word(small, said, heats, per_token.sum(axis=(1, 2)))
     else:
-        figure = attention_overlay(image, maps.geometry.heatmap(heat), title=word, mass=mass)
+        figure = attention_overlay(small, geometry.heatmap(heat), title=word, mass=mass)
     explained = None
     if args.methods and maps.answered.tokens:
         explained = passage(model, image, args.question, max_new_tokens=args.max_new_tokens)
@@ -293,7 +307,7 @@ def attend(args: Arguments) -> None:
         {"text": text, "image_mass": float(one.sum()), "peak": float(one.max())}
         for text, one in zip(said, per_token, strict=True)
     ]
-    found |= {"layers": maps.layers, "heads": maps.heads, "image_mass": mass}
+    found |= {"layers": maps.layers, "heads": maps.heads, "image_mass": mass, "padding_mass": padding}
     found |= {"strongest": {"row": row, "column": col, "box": box, "share": float(heat.max())}}
     _write_json(args.json, found | {"heat": heat.tolist()})
 

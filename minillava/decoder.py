@@ -109,6 +109,16 @@ def packable(language_model: LlamaForCausalLM) -> LlamaForCausalLM:
     return language_model
 
 
+def watched(language_model: LlamaForCausalLM) -> bool:
+    """Is the attention of any layer hooked, to record or to cut it?
+
+    Such a hook waits for the attention's own forward on whole sequences, as they were given: `documents` go
+    past it, and a beginning that is read before the rest has other rows.
+    """
+    attentions = [layer.self_attn for layer in language_model.model.layers]
+    return any(one._forward_hooks or one._forward_pre_hooks for one in attentions)
+
+
 def decode(
     language_model: LlamaForCausalLM,
     inputs_embeds: Tensor,

@@ -46,6 +46,7 @@ STYLE = {
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.8,
     "text.color": INK,
+    "text.parse_math": False,  # a question may contain $
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.major.size": 0,
@@ -162,7 +163,7 @@ def sheet(cells: Sequence[Cell], columns: int, width: float) -> Figure:
                 y = top - picture - 0.05 - line * number
                 figure.text(
                     left / wide, y / high, text, fontsize=POINTS, color=color, va="top",
-                    fontweight=_weight(color), parse_math=False,  # a question may contain $
+                    fontweight=_weight(color),
                 )
         top -= picture + note + gap
     return figure

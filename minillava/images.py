@@ -262,6 +262,11 @@ class PatchGeometry:
         rows = np.clip(np.minimum(y2, start + 1) - np.maximum(y1, start), 0, 1)
         return np.outer(rows, columns)
 
+    @property
+    def inside(self) -> np.ndarray:
+        """Patches that show something of the picture, bool [grid, grid]; all others are padding."""
+        return self.cells((0, 0, self.width, self.height)) > 1e-9  # not 0: an edge is rounded
+
     def heatmap(self, values: np.ndarray, outside: float = math.nan) -> np.ndarray:
         """One value per patch, [grid, grid] -> one per picture pixel, float64 [height, width].
 

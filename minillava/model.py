@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput
 
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, encode
-from minillava.decoder import decode, packable
+from minillava.decoder import decode, packable, watched
 from minillava.images import open_image, preprocess
 from minillava.prefix import pad_behind, shared_length
 from minillava.projector import build_projector
@@ -108,9 +108,11 @@ class MiniLlava(nn.Module):
         all_logits: False, with labels, returns no logits, leaves padding out, reads what all samples
             begin with once, and runs the last layer and the head only where a label is predicted.
             Same loss, less work. (LoRA's dropout then falls on that beginning alike in all samples.)
+            While a layer's attention is hooked (`record`, `knock_out`), it is taken as True.
 
         Raises ValueError if pictures and placeholders do not match, or if labels supervise nothing.
         """
+        all_logits = all_logits or watched(self.language_model)
         if image_features is None:
             image_features = self.encode_images(pixel_values)
         image_embeds = self.project(image_features)
@@ -302,11 +304,7 @@ class MiniLlava(nn.Module):
             raise ValueError(
                 f"{len(images)} pictures but {len(questions)} questions: give one for each."
             )
-        for index, question in enumerate(questions):
-            if not question.strip():
-                raise ValueError(
-                    f"Question {index} is empty: ask something, e.g. 'What is in the picture?'."
-                )
+        check_questions(questions)
         if not questions:
             return []
         conversations = []
@@ -330,7 +328,7 @@ class MiniLlava(nn.Module):
             batch["image_features"] = distinct[places]
         # Beams and several replies multiply the prompts inside `generate`, but not a cache handed to it.
         multiplied = {"num_beams", "num_return_sequences", "generation_config"} & generation.keys()
-        if len(questions) > 1 and not multiplied:
+        if len(questions) > 1 and not multiplied and not watched(self.language_model):
             batch |= self.read_beginning(**batch, places=places)
         answers = self.generate(**batch, **generation)
         return [
@@ -343,6 +341,15 @@ class MiniLlava(nn.Module):
         Raises ValueError for an empty question or one too long for the model.
         """
         return self.answer_batch([image], [question], **generation)[0]
+
+
+def check_questions(questions: list[str]) -> None:
+    """Does every question ask something?"""
+    for index, question in enumerate(questions):
+        if not question.strip():
+            raise ValueError(
+                f"Question {index} is empty: ask something, e.g. 'What is in the picture?'."
+            )
 
 
 def check_placeholders(counts: list[int], pictures: int, patches: int) -> None:

@@ -23,7 +23,7 @@ from minillava.attention import pieces, record, spelling
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import IMAGE_TOKEN, encode
 from minillava.images import PatchGeometry, open_image
-from minillava.model import MiniLlava, Picture
+from minillava.model import MiniLlava, Picture, check_questions
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,10 @@ def passage(
         tokenizer: of a llava-hf model, as in `attention.answer_maps`.
 
     Raises:
-        ValueError: an empty answer was given; a llava-hf model without a tokenizer.
+        ValueError: an empty question or answer was given; a llava-hf model without a tokenizer.
     """
     model = adopt(model, tokenizer)
+    check_questions([question])
     vision = model.config.vision_config
     image = open_image(image)
     turns = [{"from": "human", "value": f"{IMAGE_TOKEN}\n{question}"}, {"from": "gpt", "value": None}]

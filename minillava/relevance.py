@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minillava.attention import indices
 from minillava.images import PatchGeometry
 from minillava.passage import Passage, eager, passage
 
@@ -82,8 +83,8 @@ def sink_masked(said: Passage, layers: Indices = None, heads: Indices = None) ->
     arXiv 2503.03321, on surplus attention).
     """
     weights = said.attention(said.rows, layers, heads)
-    chosen = range(said.model.config.text_config.num_hidden_layers) if layers is None else layers
-    sinks = find_sinks(said.hidden_states()[:-1])[sorted(chosen)]
+    states = said.hidden_states()[:-1]
+    sinks = find_sinks(states)[indices(layers, len(states), "layer")]
     return _relevance(said, without(weights, sinks).mean((0, 1)))
 
 

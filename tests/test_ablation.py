@@ -66,12 +66,49 @@ def test_what_is_generated_goes_on_with_the_last_row(model):
     assert not weights[1, :, :, 4, 3].any() and (weights[1, :, :, 5:, 3] > 0).all()
 
 
+def test_a_cut_changes_the_loss_whichever_logits_are_wanted(model):
+    ids = inputs()
+    labels = torch.full_like(ids, -100)
+    labels[:, -2:] = ids[:, -2:]
+    rows, columns = marks((0, 6), (0, 7), (1, 7)), marks((0, 1), (1, 4))
+    with torch.no_grad():
+        intact = model(ids, labels=labels, all_logits=False).loss
+        with knock_out(model, rows, columns):
+            whole, lean = (model(ids, labels=labels, all_logits=every).loss for every in (True, False))
+    assert_close(lean, whole)
+    assert not torch.allclose(lean, intact)
+
+
 def test_hooks_are_gone_even_after_an_error(model):
     nothing = marks()
     for held in (knock_out(model, nothing, nothing), drop_heads(model, [(0, 1)])):
         with pytest.raises(ZeroDivisionError), held:
             raise ZeroDivisionError
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_vision_tower_loses_the_cut_edges_only(model, picture, attention):
+    """Its patches see those behind them too, before and after."""
+    tower, pixels = model.vision_tower, preprocess(picture, 16)[None]
+    tower.set_attn_implementation(attention)
+    rows, columns = (marks((0, place), batch=1, length=17) for place in (3, 9))
+    with torch.no_grad(), record(tower, [0]) as before:
+        tower(pixels)
+    with torch.no_grad(), knock_out(tower, rows, columns), record(tower, [0]) as after:
+        tower(pixels)
+    expected = before.weights.clone()
+    expected[..., 3, 9] = 0
+    assert_close(after.weights, expected / expected.sum(-1, keepdim=True), rtol=0, atol=1e-5)
+
+
+def test_layers_and_heads_that_are_not_there_are_named(model):
+    nothing = marks()
+    for held in (knock_out(model, nothing, nothing, layers=[99]), drop_heads(model, [(99, 0)])):
+        with pytest.raises(ValueError, match="no layer 99; the model has 0 to 1"), held:
+            pass
+    with pytest.raises(ValueError, match="no head 4; the model has 0 to 3"), drop_heads(model, [(0, 4)]):
+        pass
 
 
 def test_a_dropped_head_adds_nothing(model):

@@ -18,10 +18,11 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
     PreTrainedTokenizerFast,
 )
 
-from minillava.attention import TokenMaps, answer_maps, record
+from minillava.attention import TokenMaps, answer_maps, pieces, record
 from minillava.conversation import IMAGE_TOKEN, SYSTEM
 from minillava.model import MiniLlava
 
@@ -161,6 +162,37 @@ def test_training_forward_is_recorded_and_unchanged(llama, checkpointing):
     assert_close(recording.weights, expected[..., 4:5, :], **CLOSE)
 
 
+def test_the_loss_alone_is_recorded_too(make_model):
+    """What training asks for, which otherwise goes past the layers' attention modules."""
+    model = make_model().train()
+    tokens, mask = ids(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[1, 7:] = 0
+    labels = torch.full_like(tokens, -100)
+    labels[:, 4:6] = tokens[:, 4:6]
+    inputs = dict(input_ids=tokens, attention_mask=mask, labels=labels, all_logits=False)
+    plain = model(**inputs).loss
+    with record(model) as recording:
+        loss = model(**inputs).loss
+    assert_close(loss, plain)
+    expected = eager(model.language_model, input_ids=tokens, attention_mask=mask)
+    assert_close(recording.weights, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_rows_of_a_batch_of_questions_are_those_of_each_question(make_model, picture, same):
+    """About one picture or two: no part of the prompts is read before the rest."""
+    model = make_model()
+    images = [picture, picture if same else picture.rotate(90)]
+    questions = ["What color?", "How many balls?"]
+    with record(model, rows=-1) as together:
+        model.answer_batch(images, questions, max_new_tokens=1)
+    for image, question, weights in zip(images, questions, together.weights, strict=True):
+        with record(model, rows=-1) as alone:
+            model.answer(image, question, max_new_tokens=1)
+        assert weights.shape[2] == 1
+        assert_close(weights[..., -alone.weights.shape[-1] :], alone.weights[0], **CLOSE)
+
+
 def test_eager_models_and_bfloat16_can_be_recorded(llama):
     inputs = {"input_ids": ids(1, 7)}
     expected = eager(llama, **inputs)
@@ -240,6 +272,19 @@ def test_models_that_cannot_be_recorded_are_refused():
     for model, message in [(torch.nn.Linear(2, 2), "no LLaMA or CLIP"), (both, "two stacks")]:
         with pytest.raises(ValueError, match=message), record(model):
             pass
+
+
+def test_a_language_model_of_another_kind_is_named():
+    """Not passed over for the vision tower beside it."""
+    text = MistralConfig(**{k: v for k, v in TEXT.items() if k != "initializer_range"})
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_index=63)
+    )
+    with pytest.raises(ValueError, match="is 'mistral'; only LLaMA's kind"), record(model):
+        pass
+    with record(model.model.vision_tower) as recording:
+        model.model.vision_tower(torch.randn(1, 3, 16, 16))
+    assert recording.layers == [0, 1, 2]
 
 
 def test_32_rows_of_a_7b_fit_in_100_megabytes():
@@ -335,6 +380,24 @@ def test_an_answer_ends_before_its_end_token(mini):
 def test_beam_search_is_refused(mini):
     with pytest.raises(ValueError, match="one path"):
         answer_maps(mini, Image.new("RGB", (16, 16)), QUESTION, num_beams=2)
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused(mini, question):
+    with pytest.raises(ValueError, match="Question 0 is empty"):
+        answer_maps(mini, Image.new("RGB", (16, 16)), question)
+
+
+def test_a_character_in_bytes_is_one_piece_and_is_found(tokenizer):
+    ids = tokenizer("ball é猫!\n", add_special_tokens=False).input_ids
+    found = pieces(ids, tokenizer)
+    assert "".join(found) == " ball é猫!\n" and len(found) == len(ids)
+    at = found.index("é")
+    assert found[at : at + 5] == ["é", "", "猫", "", ""]
+    maps = TokenMaps(found, np.zeros((len(found), 1, 1, 2, 2)))
+    assert maps.find("猫") == [at + 2, at + 3, at + 4] and maps.find("é") == [at, at + 1]
+    assert maps.find("é猫") == list(range(at, at + 5)) and maps.find("!") == [at + 5]
+    assert pieces(ids[: at + 4], tokenizer)[at:] == ["é", "", "\ufffd", ""]  # cut off by max_new_tokens
 
 
 def test_words_are_found_among_their_pieces():

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_padding_is_counted_apart_and_the_grid_lies_on_the_picture(found, pictur
         "x", TokenMaps(["x"], np.full((1, 1, 1, 4, 4), 1 / 32)), TokenMaps(["?"], np.zeros((1, 1, 1, 4, 4))),
         [0], [0], PatchGeometry(10, 40, 16, 4),
     )  # fmt: skip
-    (mean, _) = data(page(Image.new("RGB", (10, 40)), "?", tall, views(tall)))["views"]
+    (mean,) = data(page(Image.new("RGB", (10, 40)), "?", tall, views(tall)))["views"]
     assert mean["masses"] == pytest.approx([0, 0.5]) and mean["padding"] == pytest.approx([0, 0.25])
     assert mean["peaks"] == pytest.approx([0, 1 / 32])
 
@@ -130,6 +131,13 @@ def test_what_was_asked_cannot_break_the_page(found, picture):
     assert data(text)["tokens"][-1]["text"] == nasty
     assert "<title>Where it looked: &lt;/script&gt;" in text
 
+    mark = "a %DATA% and a %TITLE%"
+    text = page(picture, mark, replace(maps, prompt=TokenMaps([mark], maps.prompt.maps[:1])), [
+        View("one", np.ones((4, 4, 4)))
+    ])  # fmt: skip
+    assert f"<title>Where it looked: {mark}</title>" in text
+    assert data(text)["tokens"][0]["text"] == mark
+
 
 def test_a_large_picture_is_made_smaller_and_its_pixels_stay_the_measure():
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 1500, 3), dtype=np.uint8))
@@ -141,6 +149,22 @@ def test_a_large_picture_is_made_smaller_and_its_pixels_stay_the_measure():
     assert content["size"] == [1500, 900]
     small = Image.open(io.BytesIO(base64.b64decode(content["picture"].split(",")[1])))
     assert small.size == (768, 461)
+
+
+def test_the_pages_pictures_are_640_pixels_whatever_the_photos_are(found, picture):
+    maps, _ = found
+    assert "data.scale = 640 / Math.max(width, height);" in page(picture, QUESTION, maps, views(maps))
+
+
+@pytest.mark.parametrize("layers, heads, names", [
+    ([3], [2], ["layer 3, head 2"]),
+    ([3], [0, 1], ["layer 3, mean", "layer 3, head 0", "layer 3, head 1"]),
+    ([0, 3], [2], ["head 2, mean of layers", "layer 0, head 2", "layer 3, head 2"]),
+])  # fmt: skip
+def test_a_view_is_called_what_it_is(layers, heads, names):
+    maps = TokenMaps(["x"], np.ones((1, len(layers), len(heads), 4, 4)))
+    one = AnswerMaps("x", maps, maps, layers, heads, PatchGeometry(16, 16, 16, 4))
+    assert [view.name for view in views(one)] == names
 
 
 def test_models_of_many_heads_show_those_that_look_at_one_spot():

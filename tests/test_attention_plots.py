@@ -9,6 +9,7 @@ from PIL import Image
 
 from minillava import attention_plots as plots
 from minillava.images import PatchGeometry
+from minillava.plots import attention_overlay
 
 WIDE = Image.new("RGB", (40, 20), "white")
 
@@ -65,6 +66,14 @@ def test_a_photographs_padding_is_left_out_of_every_words_map():
     figure.png()
     box = figure.axes[1].get_window_extent()
     assert box.width / box.height == pytest.approx(90 / 60, rel=1e-2)
+
+
+def test_words_are_drawn_as_they_are_typed():
+    word, heat = r"$\foo$", np.ones((4, 4))
+    attention_overlay(WIDE, heat, title=word).png()
+    plots.word_by_word(WIDE, [word], [heat], [0.5]).png()
+    plots.attention_by_word([word], {"image": [0.2]}).png()
+    plots.token_strip([word], ["question"]).png()
 
 
 def test_a_word_without_its_map_is_refused():

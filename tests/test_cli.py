@@ -5,12 +5,14 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
 from PIL import Image
 
-from minillava import checkpoints, commands
+from minillava import checkpoints, commands, plots
+from minillava.attention import answer_maps
 from minillava.cli import build_parser, main
 
 COMMANDS = """reproduce pretrain train plan evaluate ask attend inspect check convert toybox export
@@ -119,8 +121,53 @@ def test_attend_leaves_a_map_and_its_numbers(model_folder, image, tmp_path, caps
 
 
 def test_attend_knows_only_words_that_were_said(model_folder, image, tmp_path, capsys):
-    argv = ["attend", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "2"]
-    assert "'zebra' is not in" in mistake(capsys, *argv, "--word", "zebra", "--out", str(tmp_path / "a.png"))
+    argv = ["attend", "--model", model_folder, "--image", image, "--out", str(tmp_path / "a.png")]
+    argv += ["--max-new-tokens", "2"]
+    said = mistake(capsys, *argv, QUESTION, "--word", "zebra")
+    assert f"'zebra' is neither in the question {QUESTION!r} nor in the answer '" in said
+    assert "Question 0 is empty" in mistake(capsys, *argv, "")
+    assert main([*argv, "What color is the café?", "--word", "é"]) == 0
+    assert main([*argv, r"What is $\foo$?", "--word", r"$\foo$"]) == 0
+
+
+def test_attend_counts_padding_apart(model_folder, tmp_path, capsys):
+    """80 x 20 pixels in the middle of a square: the first and last of four rows of patches are padding."""
+    photo, numbers = tmp_path / "wide.png", tmp_path / "map.json"
+    Image.new("RGB", (80, 20), "red").save(photo)
+    argv = ["attend", "--model", model_folder, "--image", str(photo), QUESTION, "--word", "ball"]
+    assert main([*argv, "--out", str(tmp_path / "a.png"), "--json", str(numbers)]) == 0
+    found = json.loads(numbers.read_text())
+    maps = answer_maps(checkpoints.load(model_folder), str(photo), QUESTION, max_new_tokens=1)
+    rows = maps.prompt.maps[maps.prompt.find("ball")].mean((0, 1, 2)).sum(-1)
+    assert found["image_mass"] == pytest.approx(rows[1:3].sum(), rel=1e-4)
+    assert found["padding_mass"] == pytest.approx(rows[[0, 3]].sum(), rel=1e-4)
+    assert found["tokens"][0]["image_mass"] < rows.sum() and found["strongest"]["row"] in (1, 2)
+    assert not any(found["heat"][0] + found["heat"][3])
+    assert f"picture and {found['padding_mass']:.1%} on its padding" in capsys.readouterr().out
+
+
+def test_attend_draws_a_photo_at_a_size_for_the_screen(model_folder, tmp_path, monkeypatch):
+    drawn, draw = [], plots.attention_overlay
+
+    def kept(image, heat, **options):
+        drawn.append((image.size, heat.shape))
+        return draw(image, heat, **options)
+
+    monkeypatch.setattr(plots, "attention_overlay", kept)
+    Image.new("RGB", (1600, 900)).save(tmp_path / "photo.png")
+    argv = ["attend", "--model", model_folder, "--image", str(tmp_path / "photo.png"), QUESTION]
+    assert main([*argv, "--word", "ball", "--out", str(tmp_path / "a.png")]) == 0
+    assert drawn == [((768, 432), (432, 768))]
+
+
+def test_attend_leaves_the_picture_alone(model_folder, picture, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture.save("attention.png")
+    before = Path("attention.png").read_bytes()
+    argv = ["attend", "--model", model_folder, QUESTION]
+    for more in (["--image", "attention.png"], ["--image", "./attention.png", "--out", "attention.png"]):
+        assert "would replace the picture" in mistake(capsys, *argv, *more)
+    assert Path("attention.png").read_bytes() == before
 
 
 def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, capsys, monkeypatch):

@@ -118,6 +118,16 @@ def test_raw_attention_is_that_of_the_passes_that_spoke(make_model, picture):
     assert_close(torch.tensor(one), torch.tensor(spoken.answered.maps[:, 1, 2]), rtol=0, atol=1e-5)
 
 
+def test_layers_counted_from_the_end_lose_their_own_sinks(said, monkeypatch):
+    sinks = torch.zeros(2, len(said.ids), dtype=torch.bool)
+    sinks[0, said.patches[0]] = sinks[1, said.patches[1]] = True
+    monkeypatch.setattr(relevance, "find_sinks", lambda states: sinks)
+    for layers in ([0, -1], [-1, 0], [1, 0]):
+        found = relevance.sink_masked(said, layers=layers).maps
+        assert_close(torch.tensor(found), torch.tensor(relevance.sink_masked(said).maps))
+    assert relevance.sink_masked(said, layers=[-1]).maps[0, 0, 1] == 0
+
+
 def test_relative_attention_to_itself_is_one(make_model, picture):
     model = make_model()
     said = passage(model, picture, QUESTION, max_new_tokens=1)

@@ -190,14 +190,15 @@ def case(model: MiniLlava, sight: Sight) -> damage.Case:
     """A sight as a question whose evidence can be taken away."""
     where = geometry(model, sight)
     (box,) = sight.asked["boxes"]
-    others = sight.others(box)
+    others, target = sight.others(box), where.cells(box) > 0
+    other = (where.cells(others[sight.seed % len(others)]) > 0) & ~target if others else None
     return damage.Case(
         image=sight.image,
         question=sight.asked["question"],
         answer=sight.asked["answer"],
-        target=where.cells(box) > 0,
+        target=target,
         reference=sight.asked["references"][0],
-        other=where.cells(others[sight.seed % len(others)]) > 0 if others else None,
+        other=other if other is not None and other.any() else None,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from minillava.evaluation import damage
 from minillava.evaluation.damage import PATCHES, QUESTION, RANDOM, TARGET, Cost
 from minillava.evaluation.metrics import bootstrap_interval
+from minillava.grounding import MEASURES
 
 GOALS = {
     ("referring word", "pointing"): 0.90,
@@ -109,8 +110,11 @@ class AttentionReport:
                     found.append((name, cost.damage, "≤ 0.05", cost.damage <= 0.05))
         for name in self.models:
             for line in self.models[name]:
-                if name != "model" and line.measure in ("pointing", "mass", "rank", "iou"):
-                    gap = abs(_mean(line.baselines["any head"]) - _mean(line.baselines["any head, other"]))
+                if name != "model" and line.measure in (*MEASURES, "specificity"):
+                    chance = _mean(line.baselines["any head, other"])
+                    if line.measure == "specificity":
+                        chance = 0.25  # noise: see `grounding.specificity`
+                    gap = abs(_mean(line.baselines["any head"]) - chance)
                     what = f"{name}, {line.row}: {line.measure} of any head off its baseline"
                     found.append((what, gap, "≤ 0.1", gap <= 0.1))
         return found

@@ -31,7 +31,8 @@ class Case:
         target: the patches of what the question is about, bool [grid, grid], every one it touches: what is
             left of it could still be read.
         reference: the words of the question that name it.
-        other: the patches of another object, bool [grid, grid]; None if there is none.
+        other: the patches of another object, bool [grid, grid], that the target does not touch; None if there
+            are none.
     """
 
     image: Picture

@@ -14,7 +14,7 @@ import torch
 
 from minillava.evaluation import damage
 from minillava.evaluation.attention import best_heads, case, compare_methods, evaluate_attention
-from minillava.evaluation.looking import look, sights, toybox_sights, untrained
+from minillava.evaluation.looking import Sight, look, sights, toybox_sights, untrained
 
 MEASURES = ("pointing", "mass", "rank", "iou")
 ROWS = ("referring word", "caption: color", "caption: shape", "answer's row")
@@ -104,6 +104,18 @@ def test_what_the_word_sees_in_layer_0_the_answer_needs(report):
     assert cost(report.costs, "3 heads").damage >= cost(report.costs, "3 other heads").damage + 0.2
 
 
+@pytest.mark.parametrize("box, left", [([0.25, 0.25, 0.75, 0.75], 3), ([0.25, 0.25, 0.5, 0.5], None)])
+def test_another_objects_patches_are_none_of_the_targets(make_model, box, left):
+    things = [{"category": "red bar", "bbox": [0, 0, 0.5, 0.5]}, {"category": "blue bar", "bbox": box}]
+    asked = {"image": {"bytes": seeing.draw([])}, "instances": things, "question": "?", "answer": "bar"}
+    found = case(make_model(), Sight(asked | {"boxes": [[0, 0, 8, 8]], "references": ["red"]}, None, 0))
+    assert found.target.sum() == 4
+    if left is None:
+        assert found.other is None
+    else:
+        assert found.other.sum() == left and not (found.other & found.target).any()
+
+
 @pytest.mark.parametrize("control", ["untrained", "shuffled"])
 def test_nothing_can_be_taken_from_a_control(models, pictures, control):
     model = models.get(control) or untrained(models["seeing"])
@@ -147,6 +159,9 @@ def test_the_report_prints_and_saves_the_same_numbers(report, tmp_path):
     for goal in found["goals"]:
         assert f"| {goal['what']} | {goal['value']:.2f} | {goal['goal']} |" in text
     met = {goal["what"]: goal["met"] for goal in found["goals"]}
+    for control in ("untrained", "shuffled"):
+        assert met[f"{control}, referring word: specificity of any head off its baseline"]
+        assert f"{control}, caption: color: mass/area of any head off its baseline" in met
     assert met["points lost: target hidden from everything"]
     assert met["points lost: target hidden from all of the question"]
     assert met["points lost: as many other patches hidden from all of the question"]
