@@ -32,7 +32,7 @@ from minillava.conversation import IMAGE_TOKEN
 from minillava.decoder import packable
 from minillava.model import MiniLlava
 from minillava.projector import build_projector
-from minillava.weights import check_keys, find, parts, read_json, read_tensors, read_weights, renamed
+from minillava.weights import check_keys, find, intact, parts, read_json, read_tensors, read_weights, renamed
 
 PAD_TOKEN = "<pad>"
 """llava-hf's padding token; the original pads with `<unk>`."""
@@ -105,9 +105,12 @@ def base_configs(preset: Preset) -> tuple[CLIPVisionConfig, LlamaConfig]:
     """A preset's bases without their weights, from its numbers or from the folders that it names."""
     if preset.vision_sizes and preset.text_sizes:
         return CLIPVisionConfig(**preset.vision_sizes), LlamaConfig(**preset.text_sizes)
-    vision = read_json(find(preset.vision_tower), "config.json")
-    text = read_json(find(preset.language_model), "config.json")
-    return CLIPVisionConfig(**vision.get("vision_config", vision)), LlamaConfig(**text)
+    vision_folder, text_folder = find(preset.vision_tower), find(preset.language_model)
+    vision, text = read_json(vision_folder, "config.json"), read_json(text_folder, "config.json")
+    with intact(vision_folder / "config.json"):
+        vision_config = CLIPVisionConfig(**vision.get("vision_config", vision))
+    with intact(text_folder / "config.json"):
+        return vision_config, LlamaConfig(**text)
 
 
 def from_original(folder: Path, dtype: torch.dtype | None = None) -> MiniLlava:
@@ -120,10 +123,12 @@ def from_original(folder: Path, dtype: torch.dtype | None = None) -> MiniLlava:
     """
     found = read_json(folder, "config.json")
     check_original(found, folder)
-    config = LlamaConfig.from_dict({**found, "model_type": "llama"})
+    with intact(folder / "config.json"):
+        config = LlamaConfig.from_dict({**found, "model_type": "llama"})
     weights = parts(renamed(read_weights(folder)))
-    with torch.device("meta"):
-        check_keys(weights.get("language_model", {}), LlamaForCausalLM(config), folder)
+    with torch.device("meta"), intact(folder / "config.json"):
+        frame = LlamaForCausalLM(config)
+    check_keys(weights.get("language_model", {}), frame, folder)
     with no_init_weights():  # the file has them all
         language_model = LlamaForCausalLM(config)
     dtype = dtype or weights["language_model"]["lm_head.weight"].dtype
@@ -198,7 +203,11 @@ def read_tokenizer(folder: Path, image_token_id: int | None = None) -> PreTraine
     """The folder's tokenizer; with `image_token_id`, one whose `<image>` has to have that id."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise FileNotFoundError(f"{folder} has no tokenizer.json: copy the tokenizer's files as well.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_json(folder, name)
+    with intact(f"The tokenizer of {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if image_token_id is not None:
         found = tokenizer.get_vocab().get(IMAGE_TOKEN)
         if found != image_token_id:
@@ -208,6 +217,9 @@ def read_tokenizer(folder: Path, image_token_id: int | None = None) -> PreTraine
             )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token  # as the original does; the mask says what is padding
+    grown = IMAGE_TOKEN in tokenizer.get_vocab()  # else it gets a <pad> as it grows
+    if tokenizer.eos_token_id is None or (grown and tokenizer.pad_token_id is None):
+        raise ValueError(f"{folder}: its tokenizer has no end or no padding: copy its tokenizer_config.json.")
     return tokenizer
 
 
@@ -222,16 +234,18 @@ def pretrained_tower(name_or_path: str | Path, dtype: torch.dtype) -> CLIPVision
 
 
 def pretrained(kind: type[nn.Module], folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A base model by transformers' own reader, complete or not at all."""
+    """A base model by transformers' own reader, complete or not at all; ValueError where it is not."""
     found = read_json(folder, "config.json").get("model_type")
     wanted = ("clip", "clip_vision_model") if kind is not LlamaForCausalLM else ("llama",)
     if found not in wanted:
         raise ValueError(f"{folder} holds a {found!r} model; expected {' or '.join(wanted)}.")
-    with without_progress_bar():
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
+    with without_progress_bar(), intact(folder):
+        model, report = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True  # `report` has them
+        )
+    wrong = {what: f"{len(keys)}, such as {min(map(str, keys))}" for what, keys in report.items() if keys}
     if wrong:
-        raise ValueError(f"{folder} does not fit its config.json: {wrong}")
+        raise ValueError(f"{folder} does not fit its config.json: copy it again, all of it. {wrong}")
     return model
 
 

@@ -42,6 +42,7 @@ from minillava.weights import (
     check_keys,
     find,
     find_projector,
+    intact,
     read_json,
     read_tensors,
     read_weights,
@@ -165,7 +166,8 @@ def _whole(folder: Path, dtype: torch.dtype | None) -> MiniLlava:
     if "mm_vision_tower" in read_json(folder, "config.json"):
         return from_original(folder, dtype)
     config = read_config(folder)
-    with no_init_weights():  # the file has them all, and drawing 7B random numbers takes minutes
+    # The file has all weights, and drawing 7B random numbers takes minutes.
+    with no_init_weights(), intact(folder / "config.json"):
         model = MiniLlava(config)
     model.language_model.tie_weights()  # a part of initialization, where the config asks for it
     weights = renamed(read_weights(folder))
@@ -356,7 +358,8 @@ def read_config(folder: Path) -> LlavaConfig:
             f"{folder} holds a {kind!r} model, not a llava one. To build a LLaVA on a vision tower "
             "and a language model use from_bases()."
         )
-    config = LlavaConfig.from_dict(found)
+    with intact(folder / "config.json"):
+        config = LlavaConfig.from_dict(found)
     config.text_config.tie_word_embeddings = config.tie_word_embeddings
     return config
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from minillava import commands
 from minillava.config import PRESETS
 
-MISTAKE, INTERRUPTED = 2, 130
-"""Exit codes: 2 as argparse's own, 128 + SIGINT as shells have it."""
+MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
+"""Exit codes: 2 as argparse's own, 128 + SIGINT and 128 + SIGTERM as shells have it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,13 +29,15 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return MISTAKE
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into SystemExit(1), raised while it handles the KeyboardInterrupt.
-        if not isinstance(stop, KeyboardInterrupt):
-            if not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
+        # Lightning turns Ctrl-C into SystemExit(1), raised while it handles the KeyboardInterrupt, and
+        # SIGTERM (kill, SLURM's time limit) into a SystemExit without a code, which would be success.
+        terminated = type(stop).__name__ == "SIGTERMException"
+        pressed = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+        if not (terminated or pressed):
+            raise
         resume = " The same command goes on from the last checkpoint." if args.resumes else ""
         print(f"\nminillava: interrupted.{resume}", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if terminated else INTERRUPTED
     except Exception as error:
         if not is_mistake(error):
             raise
@@ -49,10 +51,28 @@ def main(argv: list[str] | None = None) -> int:
 def is_mistake(error: Exception) -> bool:
     """Is it the user's to mend, rather than a fault of the program?
 
-    A full disk has many faces: OSError, or what safetensors and torch make of it.
+    A full disk has many faces: OSError, or what safetensors and torch make of it. Lightning's own kind (such
+    as more devices than there are) goes by its name: to import it would take seconds.
     """
     full = any(sign in str(error) for sign in ("No space left", "PytorchStreamWriter failed"))
-    return full or isinstance(error, ValueError | OSError | FloatingPointError | ImportError)
+    lightnings = type(error).__name__ == "MisconfigurationException"
+    return full or lightnings or isinstance(error, ValueError | OSError | FloatingPointError | ImportError)
+
+
+def positive(text: str) -> int:
+    """A count, as argparse takes it: a whole number, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def utf8(text: str) -> str:
+    """A text for the model: bytes that are no UTF-8 come as surrogates, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8: check the terminal's encoding") from error
+    return text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda args: parser.print_help(), resumes=False, traceback=False)
 
     command = _adder(parser.add_subparsers(title="commands", metavar="COMMAND"))
-    number, path = {"type": int, "metavar": "N"}, {"type": Path, "metavar": "PATH"}
+    number, count = {"type": int, "metavar": "N"}, {"type": positive, "metavar": "N"}
+    path = {"type": Path, "metavar": "PATH"}
 
     p = command(
         "reproduce", commands.reproduce, "join the tiny bases by both stages, evaluate, draw figures",
@@ -112,11 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="start from this model, or from this stage-1 folder (or projector file) on the "
         "preset's bases; default: fresh bases for stage 1, RUN_DIR/stage1 for stage 2",
     )  # fmt: skip
-    p.add_argument("--max-steps", **number, help="stop after N optimizer steps")
-    p.add_argument("--device-batch", **number, help="samples in one forward pass of one device")
+    p.add_argument("--max-steps", **count, help="stop after N optimizer steps")
+    p.add_argument("--device-batch", **count, help="samples in one forward pass of one device")
     p.add_argument("--workers", default=0, **number, help="processes that prepare each device's batches")
-    p.add_argument("--devices", default=1, **number, help="GPUs of a node, default: %(default)s")
-    p.add_argument("--nodes", default=1, **number, help="as SLURM or torchrun starts them: see examples/")
+    p.add_argument("--devices", default=1, **count, help="GPUs of a node, default: %(default)s")
+    p.add_argument("--nodes", default=1, **count, help="as SLURM or torchrun starts them: see examples/")
     p.add_argument(
         "--strategy", choices=("auto", "ddp", "fsdp2"), default="auto",
         help="ddp: whole copies; fsdp2: shards. By default the one that suits the stage",
@@ -128,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--activation-checkpointing", action="store_true", help="less memory, more work, the same numbers"
     )
-    p.add_argument("--save-every", default=50, **number, help="steps between checkpoints; default: 50")
+    p.add_argument("--save-every", default=50, **count, help="steps between checkpoints; default: 50")
     _seed_and_threads(p)
     broken = p.add_mutually_exclusive_group()
     broken.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used")
@@ -144,18 +165,18 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
     p.add_argument("--stage", choices=stages, default="stage2", metavar="STAGE", help="default: %(default)s")
     p.add_argument("--gpu", default="a100-80gb", help="of the table, or cpu: this one; default: %(default)s")
-    p.add_argument("--devices", **number, help="GPUs of a node; default: 8, of a cpu 1")
-    p.add_argument("--nodes", default=1, **number, help="default: %(default)s")
+    p.add_argument("--devices", **count, help="GPUs of a node; default: 8, of a cpu 1")
+    p.add_argument("--nodes", default=1, **count, help="default: %(default)s")
     p.add_argument("--strategy", default="auto", help="as of train; default: %(default)s")
     p.add_argument("--checkpointing", "--activation-checkpointing", action="store_true", help="as of train")
     p.add_argument(
-        "--micro-batch", "--device-batch", **number,
+        "--micro-batch", "--device-batch", **count,
         help="samples in one pass of one device; default: the most that fit",
     )  # fmt: skip
     p.add_argument("--mfu", type=float, default=0.5, metavar="SHARE", help="default: %(default)s")
-    p.add_argument("--samples", **number, help="default: the preset's own data")
-    p.add_argument("--length", **number, help="mean positions of a sample with a picture")
-    p.add_argument("--longest", **number, help="positions of the longest sample")
+    p.add_argument("--samples", **count, help="default: the preset's own data")
+    p.add_argument("--length", **count, help="mean positions of a sample with a picture")
+    p.add_argument("--longest", **count, help="positions of the longest sample")
     p.add_argument("--json", **path, help="also write the numbers here")
 
     p = command(
@@ -167,7 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--split", default="test", help="test, paraphrase, compositional, more or val")
     p.add_argument("--baselines", nargs="*", metavar="NAME", help="blind shuffled majority (default), oracle")
     p.add_argument("--types", nargs="+", metavar="TYPE", help="only these types of question")
-    p.add_argument("--limit", **number, help="only the first N questions")
+    p.add_argument("--limit", **count, help="only the first N questions")
     p.add_argument("--json", **path, help="also write the numbers here")
     _seed_and_threads(p, seed=False)
 
@@ -185,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
         "for a browser in which each word shows its map (attention.html); with --json the numbers.",
     )  # fmt: skip
     _question(p)
-    p.add_argument("--word", help="a word of the question or answer; default: the whole answer")
+    p.add_argument("--word", type=utf8, help="a word of the question or answer; default: the whole answer")
     p.add_argument("--layer", **number, help="default: the mean over all")
     p.add_argument("--head", **number, help="default: the mean over all")
     p.add_argument("--methods", action="store_true", help="add the methods of relevance to the page")
@@ -196,14 +217,14 @@ def build_parser() -> argparse.ArgumentParser:
         "inspect", commands.inspect, "show what a record teaches, token by token, or audit a whole file",
         example="minillava inspect --data records.json --image-root images --index 0",
         leaves="on the screen: with --index one sample, its supervised tokens in bold green; without "
-        "it, a report about all records. With --html the sample as a page with its picture, with --json "
-        "the report for programs, every record listed.",
+        "it, a report about all records, and exit code 1 if one cannot be trained on. With --html the "
+        "sample as a page with its picture, with --json the report for programs, every record listed.",
     )  # fmt: skip
     p.add_argument("--data", required=True, metavar="FILE", help=".json, .jsonl or .parquet")
     p.add_argument("--index", **number, help="number of the record, from 0")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
     p.add_argument("--template", choices=("v1", "plain"), default="v1", help="default: %(default)s")
-    p.add_argument("--max-length", default=2048, **number, help="positions kept, default: %(default)s")
+    p.add_argument("--max-length", default=2048, **count, help="positions kept, default: %(default)s")
     p.add_argument("--html", **path, help="also write the sample here")
     p.add_argument("--json", **path, help="also write the report here")
     _model(p, loads=False)
@@ -232,7 +253,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("source", type=Path, metavar="SOURCE", help=".json, .jsonl, .parquet or folder of shards")
     p.add_argument("target", type=Path, metavar="TARGET", help="the same")
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
-    p.add_argument("--shard-records", **number, help="make TARGET a folder of parquet files of N records")
+    p.add_argument("--shard-records", **count, help="make TARGET a folder of parquet files of N records")
     p.add_argument("--pictures", **path, help="new folder for the pictures that come out of parquet")
     p.add_argument("--skip-broken", action="store_true", help="leave out what cannot be used, and say so")
 
@@ -244,7 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("action", choices=("show",))
     p.add_argument("--domain", default="scenes", help="scenes, signs, creatures, lessons, sketch, elsewhere")
     p.add_argument("--split", default="train", help="default: %(default)s")
-    p.add_argument("--number", default=12, **number, help="default: %(default)s")
+    p.add_argument("--number", default=12, **count, help="default: %(default)s")
     p.add_argument("--seed", default=0, **number, help="default: %(default)s")
     p.add_argument("--out", default=Path("toybox.png"), **path, help="default: %(default)s")
 
@@ -287,7 +308,7 @@ def _adder(subparsers) -> Callable[..., argparse.ArgumentParser]:
 def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> None:
     if seed:
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: torch's own")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: torch's own")
 
 
 def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:
@@ -302,8 +323,8 @@ def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:
 
 def _question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", required=True, metavar="FILE")
-    parser.add_argument("question")
-    parser.add_argument("--max-new-tokens", type=int, default=96, metavar="N")
+    parser.add_argument("question", type=utf8)
+    parser.add_argument("--max-new-tokens", type=positive, default=96, metavar="N")
     _model(parser)
 
 

@@ -70,10 +70,11 @@ def pretrain(args: Arguments) -> None:
 
 def train(args: Arguments) -> None:
     _threads(args)
-    from minillava.training import train_stage
+    from minillava.training import split_batch, train_stage
 
     preset = PRESETS[args.preset]
     stage = preset.stage(args.stage)
+    split_batch(stage, args.device_batch, args.devices * args.nodes)  # before minutes of loading and audit
     model = _starting_model(preset, stage, args)
     records = _audited(_records(preset, stage, args), model, stage, args)
     result = train_stage(
@@ -125,7 +126,7 @@ def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
             raise FileNotFoundError(
                 f"{stage.name} goes on where stage 1 ended, but {start} has no "
                 f"projector.safetensors. First: minillava train stage1 --run-dir {args.run_dir} "
-                "(or say --from FOLDER)."
+                f"--preset {preset.name} (or say --from FOLDER)."
             )
     projector = find_projector(start) if start and start.exists() else None
     if start and not projector:
@@ -184,9 +185,11 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
         file = args.run_dir / stage.name / "audit.json"
         _write_json(file, report.to_dict())
         print(f"All of them, by id: {file}")
-    if not report.problems or args.skip_broken:
-        return report.without_problems(records)
     broken = len({problem.index for problem in report.problems})
+    if broken == report.records:
+        raise ValueError(f"None of {report.records} records can be trained on; see above.")
+    if not broken or args.skip_broken:
+        return report.without_problems(records)
     raise ValueError(
         f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "
         "them, or leave them out with --skip-broken."
@@ -312,7 +315,7 @@ def attend(args: Arguments) -> None:
     _write_json(args.json, found | {"heat": heat.tolist()})
 
 
-def inspect(args: Arguments) -> None:
+def inspect(args: Arguments) -> int:
     _need(args.model)
     from minillava import checkpoints, weights
     from minillava.inspection import sample
@@ -328,7 +331,7 @@ def inspect(args: Arguments) -> None:
         report = audit(records, args.image_root, tokenizer, args.template, patches, **options)
         print(report)
         _write_json(args.json, report.to_dict())
-        return
+        return 1 if report.problems or not report.records else 0
     if not 0 <= args.index < len(records):
         raise ValueError(f"{args.data} has records 0 to {len(records) - 1}, not {args.index}.")
     shown = sample(
@@ -339,6 +342,7 @@ def inspect(args: Arguments) -> None:
         args.html.parent.mkdir(parents=True, exist_ok=True)
         args.html.write_text(shown.page(), encoding="utf-8")
         print(f"The same with its pictures, for a browser: {args.html}")
+    return 0
 
 
 def check(args: Arguments) -> int:
@@ -350,7 +354,7 @@ def check(args: Arguments) -> int:
     return 1 if found.problems else 0
 
 
-def convert(args: Arguments) -> None:
+def convert(args: Arguments) -> int:
     from minillava.convert import convert as run
 
     done = run(
@@ -363,6 +367,7 @@ def convert(args: Arguments) -> None:
         shard_records=args.shard_records,
     )
     print(f"{done}\nThey are in {args.target}{f', the pictures in {args.pictures}' * bool(args.pictures)}.")
+    return 0 if done.records else 1
 
 
 def toybox(args: Arguments) -> None:
@@ -372,8 +377,6 @@ def toybox(args: Arguments) -> None:
     domains = {one.name: one for one, _ in mix.HELD_OUT}
     if args.domain not in domains:
         raise ValueError(f"Toybox has no domain {args.domain!r}. Choose one of {', '.join(domains)}.")
-    if args.number < 1:
-        raise ValueError(f"Give a --number of at least 1, not {args.number}.")
     one = domains[args.domain]
     made = [domain.specimen(one, args.split, index, args.seed) for index in range(args.number)]
     for index in range(args.number):

@@ -23,7 +23,7 @@ import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
 
-from minillava.records import Record, image_key, named, picture_source, pictures, text_problem
+from minillava.records import Record, as_utf8, image_key, named, picture_source, pictures, text_problem
 from minillava.shards import opened, shard_files, shard_name
 
 FIELDS = ("id", "image", "conversations")
@@ -65,10 +65,11 @@ def convert(
     """Write the records of `source` to `target`; each is .json, .jsonl, .parquet or a folder of shards.
 
     With `shard_records`, `target` is a new or empty folder of parquet files with so many records each.
-    Parquet embeds the pictures, read from below `image_root`, under their paths. From parquet they are
-    written to `picture_folder`, which must not exist yet or be empty, under these paths again, or named
-    after their content. Texts are the same after any number of conversions; parquet has one type for a
-    column, so numbers that are ids become strings there, and other fields are dropped (and counted).
+    Parquet embeds the pictures, read from below `image_root` and from nowhere else, under their paths.
+    From parquet they are written to `picture_folder`, which must not exist yet or be empty, under these
+    paths again, or named after their content. Texts are the same after any number of conversions;
+    parquet has one type for a column, so numbers that are ids become strings there, and other fields are
+    dropped (and counted).
 
     Raises FileNotFoundError or ValueError, naming the record, for what is no record and for a picture that
     is not there; `skip_broken` leaves such records out and lists them. Pictures are not decoded: that
@@ -140,10 +141,12 @@ def _draft(final: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 def read(source: Path) -> Iterator[Any]:
     """The entries of a record file or a folder of shards, one at a time; ValueError where it is damaged."""
     if _is_parquet(source):
-        return _parquet_rows(source)
-    with source.open(encoding="utf-8-sig") as stream:
-        start = stream.read(4096).lstrip()
-    return _json_list(source) if start.startswith("[") else _json_lines(source)
+        yield from _parquet_rows(source)
+        return
+    with as_utf8(source):
+        with source.open(encoding="utf-8-sig") as stream:
+            start = stream.read(4096).lstrip()
+        yield from _json_list(source) if start.startswith("[") else _json_lines(source)
 
 
 def _is_parquet(source: Path) -> bool:
@@ -264,10 +267,13 @@ def _extract(folder: Path | None, done: Conversion, record: Record) -> Record:
 
 def _embedded(picture: Any, image_root: str | Path | None) -> dict[str, Any]:
     """`{"bytes", "path"}`, as `datasets` and `records` read it."""
+    content = picture_source(picture, image_root)
     path = picture.get("path") if isinstance(picture, dict) else picture
     path = None if isinstance(path, bytes) or not path else path.lstrip("/")  # below the new folder
-    content = picture_source(picture, image_root)
     if isinstance(content, Path):
+        # By its name alone: a link inside is somebody's choice, what a record says is not.
+        if not Path(os.path.abspath(content)).is_relative_to(os.path.abspath(image_root or "")):
+            raise ValueError(f"its picture {content} is not below --image-root ({image_root or 'here'}).")
         if not content.is_file():
             raise FileNotFoundError(f"there is no picture file {content}.")
         content = content.read_bytes()

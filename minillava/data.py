@@ -109,7 +109,10 @@ class InstructionDataset(Dataset):
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         encoded = self._encoded[index] if self._encoded else self._encode(record, index)
-        sources = [picture_source(picture, self.image_root) for picture in pictures(record)]
+        try:
+            sources = [picture_source(picture, self.image_root) for picture in pictures(record)]
+        except ValueError as error:
+            raise ValueError(f"{named(record, index)}: {error} `data.audit` lists all such.") from error
         pixel_values = [torch.empty(0, 3, self.image_size, self.image_size)]
         for source in sources if self.pixels else ():
             file = source if isinstance(source, Path) else "the embedded picture"

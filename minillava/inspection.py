@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from minillava.conversation import Encoded, encode, show, to_html
 from minillava.images import open_image
 from minillava.model import MiniLlava
-from minillava.records import Record, named, picture_source, pictures
+from minillava.records import Record, named, picture_source, pictures, text_problem
 
 THUMBNAIL = 240
 """Longest edge of a picture on the page, in pixels."""
@@ -91,8 +91,8 @@ def inspect(
     `template` is "v1" (stage 2) or "plain" (stage 1), `image_root` where the record's paths begin,
     `max_length` the positions that are kept, `index` the record's number, for its name.
 
-    Raises ValueError or FileNotFoundError for a picture that does not open and turns that are none. A
-    record that is merely poor is shown, with its problems.
+    Raises ValueError or FileNotFoundError, naming the record, for a picture that does not open and turns that
+    are none. A record that is merely poor is shown, with its problems.
     """
     return sample(record, model.tokenizer, model.num_image_tokens, template, image_root, max_length, index)
 
@@ -108,9 +108,16 @@ def sample(
 ) -> Sample:
     """As `inspect`, with the two things it takes of a model: its tokenizer, and positions a picture."""
     name = named(record, index)
-    opened = [
-        open_image(picture_source(picture, image_root), f"picture {number} of {name}")
-        for number, picture in enumerate(pictures(record))
-    ]
-    encoded = encode(record["conversations"], tokenizer, template, bool(opened), num_image_tokens, max_length)
+    try:
+        if (problem := text_problem(record)) and problem[0] == "malformed conversation":
+            raise ValueError(f"{problem[1]}.")
+        sources = [picture_source(picture, image_root) for picture in pictures(record)]
+        turns = record["conversations"]
+        encoded = encode(turns, tokenizer, template, bool(sources), num_image_tokens, max_length)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    opened = []
+    for number, source in enumerate(sources):
+        place = f"{source}, " if isinstance(source, Path) else ""
+        opened.append(open_image(source, f"{place}picture {number} of {name}"))
     return Sample(name, opened, encoded, tokenizer)

@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
@@ -157,14 +158,12 @@ def check_layout(
     bar = tqdm(read(file), desc=file.name, total=wanted.records, unit=" records", disable=not progress)
     for index, record in enumerate(bar):
         found.total += 1
-        problem = text_problem(record) if isinstance(record, dict) else ("", "no record")
-        if problem:
-            broken.append(f"{named(record, index) if isinstance(record, dict) else index}: {problem[1]}")
+        if problem := _problem(record):
+            broken.append(f"{named(record, index) if isinstance(record, dict) else index}: {problem}")
             if not isinstance(record, dict):
                 continue
-        shown = [picture for picture in pictures(record) if isinstance(picture, str)]
-        found.text_only += not shown
-        for picture in shown:
+        found.text_only += not pictures(record)
+        for picture in filter(_is_path, pictures(record)):
             first = PurePosixPath(picture).parts[0] if wanted.roots else "all"
             found.records[first] += 1
             if picture not in seen:
@@ -177,6 +176,20 @@ def check_layout(
     if broken:
         found.problems.append(f"{len(broken)} records cannot be used: {_some(broken, '; ')}")
     return found
+
+
+def _problem(record: Any) -> str | None:
+    """What makes an entry unfit for use, if anything does."""
+    if not isinstance(record, dict):
+        return "no record"
+    if problem := text_problem(record):
+        return problem[1]
+    strange = [picture for picture in pictures(record) if not _is_path(picture)]
+    return f"{strange[0]!r:.60} is not the path of a picture" if strange else None
+
+
+def _is_path(picture: Any) -> bool:
+    return isinstance(picture, str) and bool(PurePosixPath(picture).name)
 
 
 def _differences(found: Layout, wanted: Published) -> list[str]:

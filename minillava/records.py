@@ -9,8 +9,9 @@ record that cannot be trained on, and leaving them out is the caller's choice
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def load_records(source: str | Path | Records, skip: Skip | None = None) -> Reco
             return _keep_encoded(datasets.Dataset.from_parquet(str(path)))
         table = datasets.table.InMemoryTable(pyarrow.parquet.read_table(path))
         return _keep_encoded(datasets.Dataset(table))
-    text = path.read_text(encoding="utf-8-sig")
+    with as_utf8(path):
+        text = path.read_text(encoding="utf-8-sig")
     try:
         if text.lstrip().startswith("["):
             records = json.loads(text)
@@ -72,6 +74,15 @@ def load_records(source: str | Path | Records, skip: Skip | None = None) -> Reco
                 f"`conversations`, found {str(record)[:80]!r}."
             )
     return records
+
+
+@contextmanager
+def as_utf8(file: Path) -> Iterator[None]:
+    """Where `file` is read as text: ValueError, with its name, for one in another encoding."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
 
 
 def _keep_encoded(table: datasets.Dataset) -> datasets.Dataset:
@@ -115,9 +126,13 @@ def image_key(source: Any) -> str:
 def modality_length(record: Record) -> int:
     """Words in all turns, negative for a text-only record.
 
-    As `LazySupervisedDataset.modality_lengths` in llava/train/train.py.
+    As `LazySupervisedDataset.modality_lengths` in llava/train/train.py. Turns that are none count as one
+    word: who reads the record names it, or puts another in its place.
     """
-    words = sum(len((turn["value"] or "").split()) for turn in record["conversations"])
+    try:
+        words = sum(len((turn["value"] or "").split()) for turn in record["conversations"])
+    except (AttributeError, KeyError, TypeError):
+        words = 1
     return words if pictures(record) else -words
 
 
@@ -247,7 +262,8 @@ class AuditReport:
             most = max(n for _, _, n in self.histogram())
             lines += [f"{a:>8}-{b:<6}{n:>8} {'#' * -(-40 * n // most)}" for a, b, n in self.histogram()]
         bad = len({problem.index for problem in self.problems})
-        lines.append(f"{bad} records cannot be trained on" if bad else "every record can be trained on")
+        good = "every record can be trained on" if self.records else "there is nothing to train on"
+        lines.append(f"{bad} records cannot be trained on" if bad else good)
         for kind, found in self.by_kind().items():
             lines.append(f"{kind}: {len(found)}")
             lines += [f"    {finding}" for finding in found[:20]]
@@ -327,7 +343,8 @@ def audit(
                 report.lengths += [length] if length else []
                 report.with_image += len(pictures(record)) > 0
                 report.with_several += len(pictures(record)) > 1
-                report.turns += len(record.get("conversations") or ())
+                turns = record.get("conversations")
+                report.turns += len(turns) if isinstance(turns, list) else 0
                 bar.update()
     return report
 
@@ -336,7 +353,7 @@ def text_problem(record: Record) -> tuple[str, str] | None:
     """(kind, detail) of what makes a record's conversation unfit for training, if anything does."""
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
-        return "malformed conversation", f"`conversations` must be a list of turns, found {turns!r}"
+        return "malformed conversation", f"`conversations` must be a list of turns, found {turns!r:.60}"
     for turn in turns:
         kind = "malformed conversation"
         if not isinstance(turn, dict) or turn.get("from") not in ("human", "gpt"):
@@ -349,6 +366,11 @@ def text_problem(record: Record) -> tuple[str, str] | None:
         return (
             "pictures and placeholders differ",
             f"{len(pictures(record))} pictures, but {placeholders} turns with {IMAGE_TOKEN}",
+        )
+    if extra := sum(turn["value"].count(IMAGE_TOKEN) for turn in turns) - placeholders:
+        return (
+            "pictures and placeholders differ",
+            f"{extra} {IMAGE_TOKEN} too many: a turn has one at most, for its picture",
         )
     if not any(turn["value"].strip() for turn in turns if turn["from"] == "gpt"):
         return "no answer", "no gpt turn has text, so there is nothing to learn from"

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
 from minillava.checkpoints import flush
+from minillava.weights import first_line
 
 UNFINISHED, BEFORE = "unfinished", "before"
 """Ends of the names, beside the checkpoint's own, of the one being written and of the one it replaces."""
@@ -34,13 +36,18 @@ class WholeFile(TorchCheckpointIO):
             os.replace(new, path)
 
     def load_checkpoint(self, path: str | Path, *args, **options) -> dict[str, Any]:
-        """Raises ValueError for a folder of shards."""
+        """Raises ValueError for a folder of shards, and for a file that is cut off."""
         if Path(path).is_dir():
             raise ValueError(
                 f"{path} was made by fsdp2, in shards: go on with that strategy, on any number of devices, "
                 "or start anew in another run folder."
             )
-        return super().load_checkpoint(path, *args, **options)
+        try:
+            return super().load_checkpoint(path, *args, **options)
+        except (EOFError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(
+                f"{path} is damaged ({first_line(error)}): delete {path} to start anew."
+            ) from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -273,12 +273,15 @@ def train_stage(
     Lightning's Trainer (devices, num_nodes, accelerator, ...), its `strategy` one of `parallel.STRATEGIES`
     or Lightning's own. After fsdp2 `model` stays in shards: load what the stage left.
 
-    Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does
-    not divide, or a checkpoint of another model; FloatingPointError if the loss or a gradient is not
-    finite; OSError if a checkpoint cannot be saved, or if a worker dies; ImportError for LoRA without
-    `peft`.
+    Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does not
+    divide, a count below 1, or a checkpoint that is damaged or of another model; FloatingPointError if the
+    loss or a gradient is not finite; OSError if a checkpoint cannot be saved, or if a worker dies;
+    ImportError for LoRA without `peft`.
     """
     stage = replace(stage, **overrides)
+    counts = {"max_steps": max_steps, "save_every": save_every, "device_batch": device_batch}
+    if low := {name: count for name, count in counts.items() if count is not None and count < 1}:
+        raise ValueError(f"{stage.name}: expected at least 1, not {low}.")
     if stage.lora and not lora.adapted(model):
         lora.adapt(model, stage.lora, seed)
     elif lora.adapted(model) and not stage.lora:
@@ -394,6 +397,12 @@ def split_batch(stage: StageConfig, device_batch: int | None, devices: int) -> t
 
     Raises ValueError if none do: the global batch is a part of the recipe, whatever it runs on.
     """
+    if stage.batch_size % devices:
+        fitting = [str(n) for n in range(1, stage.batch_size + 1) if stage.batch_size % n == 0]
+        raise ValueError(
+            f"{stage.name} has a batch of {stage.batch_size}, which {devices} devices cannot share evenly: "
+            f"take one of {', '.join(fitting)}."
+        )
     device_batch = device_batch or max(1, stage.batch_size // devices)
     passes, rest = divmod(stage.batch_size, device_batch * devices)
     if rest or not passes:

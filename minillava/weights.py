@@ -6,6 +6,8 @@ with `weights_only=True`, which runs nothing that the file says.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -81,9 +83,34 @@ def read_json(folder: Path, name: str) -> dict:
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} has no {name}: is it a checkpoint, and copied completely?")
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / name} is damaged ({error}): copy it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder / name} is damaged (it holds {found!r:.40}): copy it again.")
+    return found
+
+
+@contextmanager
+def intact(source: str | Path) -> Iterator[None]:
+    """Where a library reads `source`: ValueError, with its name, for whatever a damaged one brings about.
+
+    Each library has errors of its own, tokenizers a bare Exception. What says by itself what is missing
+    stays as it is.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{source} is damaged or does not fit: copy it again. ({first_line(error)})"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its name where it says nothing, as of an empty file."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -109,7 +136,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{file} ({file.stat().st_size:,} bytes) is cut off or not a file of weights alone: "
-            f"copy it again. ({str(error).splitlines()[0]})"
+            f"copy it again. ({first_line(error)})"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ValueError(f"{file} holds something else than tensors by name.")

@@ -1,5 +1,7 @@
 """checkpoints.from_bases: two pretrained models joined by a fresh projector, with room for `<image>`."""
 
+import json
+
 import pytest
 import torch
 from helpers import rewrite, same
@@ -124,6 +126,34 @@ def test_half_copied_base(bases):
 def test_base_with_a_missing_weight(bases):
     rewrite(bases[1], lambda t: {k: v for k, v in t.items() if "layers.1.mlp.up" not in k})
     with pytest.raises(ValueError, match="does not fit.*missing_keys.*layers.1.mlp.up_proj"):
+        checkpoints.from_bases(*bases)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_base_whose_weights_are_cut_off_is_named(bases, half, keep):
+    file = bases[half] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
+    with pytest.raises(ValueError, match=f"{bases[half]} is damaged or does not fit: copy it again"):
+        checkpoints.from_bases(*bases)
+
+
+@pytest.mark.parametrize(
+    ("half", "changes", "message"),
+    [
+        (0, {"hidden_size": 32}, "does not fit its config.json: copy it again.*mismatched_keys"),
+        (1, {"hidden_size": 32}, "does not fit its config.json: copy it again.*mismatched_keys"),
+        (0, {"num_attention_heads": 7}, "is damaged or does not fit: copy it again"),
+        (1, {"num_attention_heads": 7}, "(is damaged or )?does not fit.*: copy it again"),
+        (1, {"hidden_size": "big"}, "is damaged or does not fit: copy it again.*hidden_size"),
+    ],
+)
+def test_a_base_of_another_shape_is_named(bases, half, changes, message):
+    file = bases[half] / "config.json"
+    config = json.loads(file.read_text())
+    config.get("vision_config", config).update(changes)
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{bases[half]} {message}"):
         checkpoints.from_bases(*bases)
 
 

@@ -303,6 +303,38 @@ def test_damaged_config(saved):
         checkpoints.load(saved[1])
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "half", "{}", "[]"])
+def test_damaged_tokenizer(saved, name, content):
+    file = saved[1] / name
+    file.write_text(file.read_text()[: file.stat().st_size // 2] if content == "half" else content)
+    with pytest.raises(ValueError, match=rf"{saved[1]}.*(copy|different models)"):
+        checkpoints.load(saved[1])
+
+
+def test_half_copied_tokenizer(saved):
+    (saved[1] / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=rf"{saved[1]}.*copy.*tokenizer_config.json"):
+        checkpoints.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("text_config", {"hidden_size": "big"}),
+        ("text_config", {"num_attention_heads": 7}),
+        ("vision_config", {"num_attention_heads": 7}),
+    ],
+)
+def test_a_config_with_impossible_numbers(saved, part, changes):
+    file = saved[1] / "config.json"
+    config = json.loads(file.read_text())
+    config[part] |= changes
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json is damaged or does not fit: copy it again"):
+        checkpoints.load(saved[1])
+
+
 def test_folders_of_other_models(saved):
     _, folder = saved
     (folder / "config.json").write_text('{"model_type": "llama"}')

@@ -3,12 +3,14 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import datasets
 import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 from minillava import checkpoints, commands, plots
@@ -202,7 +204,7 @@ def test_inspect_leaves_a_page_of_the_sample_and_a_report_of_all(model_folder, r
     for row in rows[:25]:
         row["image"] = "nowhere.png"
     records.write_text(json.dumps(rows))
-    assert main([*argv, "--json", str(report), "--max-length", "60"]) == 0
+    assert main([*argv, "--json", str(report), "--max-length", "60"]) == 1
     found = json.loads(report.read_text())
     missing = [row["id"] for row in found["problems"] if row["kind"] == "missing picture"]
     assert missing == [f"r{i}" for i in range(25)]  # the screen lists 20
@@ -212,13 +214,23 @@ def test_inspect_leaves_a_page_of_the_sample_and_a_report_of_all(model_folder, r
 
 def test_convert_says_what_it_did(records, image, tmp_path, capsys):
     target = tmp_path / "records.parquet"
-    assert main(["convert", str(records), str(target)]) == 0
+    assert "--image-root" in mistake(capsys, "convert", str(records), str(target))  # its path is absolute
+    assert main(["convert", str(records), str(target), "--image-root", str(tmp_path)]) == 0
     assert "32 records, 32 pictures" in capsys.readouterr().out
     again = tmp_path / "again.jsonl"
     assert main(["convert", str(target), str(again), "--pictures", str(tmp_path / "out")]) == 0
     assert "32 records, 1 pictures" in capsys.readouterr().out
     (path,) = {json.loads(line)["image"] for line in again.read_text().splitlines()}
     assert (tmp_path / "out" / path).read_bytes() == open(image, "rb").read()  # though it was absolute
+
+
+def test_a_file_without_records_is_no_success(model_folder, records, tmp_path, capsys):
+    records.write_text("[]")
+    assert main(["inspect", "--model", model_folder, "--data", str(records)]) == 1
+    assert main(["convert", str(records), str(tmp_path / "out.jsonl")]) == 1
+    assert "every record" not in capsys.readouterr().out
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
+    assert "None of 0 records" in mistake(capsys, *argv, "--run-dir", str(tmp_path / "run"))
 
 
 def test_inspect_says_which_records_there_are(model_folder, records, capsys):
@@ -263,6 +275,68 @@ def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records
     assert main([*argv, "--skip-broken"]) == 0
     assert "nowhere.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "stage1" / "projector.safetensors").is_file()
+
+
+def test_train_says_that_skipping_leaves_nothing(model_folder, records, tmp_path, capsys):
+    rows = json.loads(records.read_text())
+    records.write_text(json.dumps([row | {"image": "nowhere.png"} for row in rows]))
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder, "--skip-broken"]
+    line = mistake(capsys, *argv, "--run-dir", str(tmp_path / "run"))
+    assert "None of 32 records can be trained on" in line
+
+
+def test_train_looks_at_the_batch_before_it_loads_anything(capsys):
+    line = mistake(capsys, "train", "stage1", "--from", "nowhere", "--devices", "7")
+    assert "take one of 1, 2, 4, 8" in line
+
+
+def test_sigterm_says_how_to_go_on_and_is_no_success(model_folder, records, tmp_path, capsys, monkeypatch):
+    """As SLURM's time limit or `kill` sends it, in step 2."""
+    from minillava import training
+
+    class Killed(training.FiniteLoss):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder, "--save-every", "1"]
+    argv += ["--run-dir", str(tmp_path), "--max-steps", "4", "--device-batch", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "FiniteLoss", Killed)
+        assert main(argv) == 143
+    assert "interrupted. The same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "stage1" / "projector.safetensors").exists()
+    assert main(argv) == 0
+    assert (tmp_path / "stage1" / "projector.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"train stage1 {option}" for option in (
+            "--max-steps -1", "--max-steps 0", "--threads -1", "--devices 0", "--nodes 0", "--device-batch 0",
+            "--save-every 0",
+        )),
+        *(f"plan {option}" for option in (
+            "--devices 0", "--micro-batch 0", "--samples -5", "--length -1", "--device-batch -4",
+            "--longest -9",
+        )),
+        "evaluate --limit 0", "evaluate --limit -1", "inspect --data a.json --max-length 0",
+        "convert a.json b --shard-records 0", "toybox show --number 0",
+    ],
+)  # fmt: skip
+def test_counts_start_at_one(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    *_, option, value = words.split()
+    assert stop.value.code == 2
+    assert f"expected a whole number of at least 1, not '{value}'" in capsys.readouterr().err
+
+
+def test_a_question_that_is_no_text(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", "--image", "a.png", os.fsdecode(b"What color\xff?")])
+    assert stop.value.code == 2 and "is not UTF-8" in capsys.readouterr().err
 
 
 def test_train_from_shards_is_training_from_the_file_and_a_cut_shard_is_named(
@@ -343,7 +417,7 @@ def test_of_several_processes_the_first_audits_and_prints(
 
 def test_stage_2_asks_for_stage_1(tmp_path, capsys):
     line = mistake(capsys, "train", "stage2", "--run-dir", str(tmp_path))
-    assert "minillava train stage1 --run-dir" in line
+    assert f"minillava train stage1 --run-dir {tmp_path} --preset tiny" in line
 
 
 def test_a_preset_without_data_asks_for_it(model_folder, capsys):
@@ -368,6 +442,7 @@ def test_what_is_not_shipped_yet_names_the_command_that_makes_it(monkeypatch, tm
         OSError(28, "No space left on device"),
         RuntimeError("PytorchStreamWriter failed writing file"),
         ModuleNotFoundError("No module named 'peft'"),
+        MisconfigurationException("You requested 8 GPUs, but there is 1."),
     ],
 )
 def test_mistakes_end_with_code_2_and_one_line(error, capsys, monkeypatch):

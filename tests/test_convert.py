@@ -163,6 +163,23 @@ def test_a_missing_picture_is_named_with_its_record(source, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (5, "A picture is a path"),
+        ([["b.png"]], "A picture is a path"),
+        ("../outside.png", "is not below --image-root"),
+        ({"path": "/etc/hostname"}, "/etc/hostname is not below --image-root"),
+    ],
+)
+def test_a_picture_that_is_none_or_from_elsewhere_is_refused(source, tmp_path, image, message):
+    (tmp_path / "outside.png").write_bytes(png())
+    source.write_text(json.dumps([record("x", image)]))
+    with pytest.raises(ValueError, match=rf"record 0 \(id 'x'\) .*{message}"):
+        convert(source, tmp_path / "out.parquet", image_root=tmp_path / "images")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.json", '[{"id": 1, "conversations": []}, {"id": 2', "Record 1 of .*a.json is not JSON"),
@@ -179,6 +196,14 @@ def test_damaged_files(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / name, tmp_path / "out.jsonl")
     assert left(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_text_in_another_encoding_is_named(tmp_path, name):
+    text = json.dumps(record(1, answer="é"), ensure_ascii=False)
+    (tmp_path / name).write_text(f"[{text}]" if name == "a.json" else text, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"{name} is not UTF-8 text .*: save it as UTF-8"):
+        convert(tmp_path / name, tmp_path / "out.jsonl")
 
 
 def test_a_file_that_ends_early_is_no_record_to_skip(tmp_path):

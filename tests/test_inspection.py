@@ -60,8 +60,16 @@ def test_poor_samples_are_shown_with_what_is_wrong(shown):
 
 
 def test_a_picture_that_does_not_open_is_named(shown, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"picture 0 of record 2 \(id 'x'\)"):
+    with pytest.raises(FileNotFoundError, match=r"gone.png, picture 0 of record 2 \(id 'x'\)"):
         shown(record("x", "gone.png"), image_root=tmp_path, index=2)
+
+
+@pytest.mark.parametrize("turns", [None, "Hello", ["Hello"], [{"from": "gpt", "value": "Hello"}] * 2])
+def test_turns_that_are_none_are_named(shown, turns):
+    with pytest.raises(ValueError, match=r"record 2 \(id 'x'\): "):
+        shown({"id": "x", "conversations": turns}, index=2)
+    with pytest.raises(ValueError, match=r"record 2 \(id 'x'\): A picture is"):
+        shown(record("x", 5), index=2)
 
 
 def test_stage_1_and_a_tokenizer_alone(tokenizer):

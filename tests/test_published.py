@@ -88,6 +88,13 @@ def test_records_that_cannot_be_used_are_named(mix):
     assert "record 0 (id 'bad')" in problem and "22: no record" in problem
 
 
+@pytest.mark.parametrize("image", [".", 5, [["a.jpg"]]])
+def test_a_picture_that_is_no_path_is_named(mix, image):
+    change(mix, lambda records: [record("bad", image), *records])
+    (problem, *_) = [p for p in check_layout(mix).problems if "cannot be used" in p]
+    assert "1 records cannot be used: record 0 (id 'bad')" in problem and "not the path of a pic" in problem
+
+
 def test_pretrain_has_its_pictures_in_numbered_folders(tmp_path, monkeypatch):
     monkeypatch.setitem(published.PUBLISHED, "pretrain", replace(PUBLISHED["pretrain"], records=2))
     for root in (tmp_path, tmp_path / "images"):

@@ -67,6 +67,13 @@ def test_a_file_of_something_else_is_named(tmp_path, text, message):
         load_records(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_text_in_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "a.json").write_text('[{"conversations": [], "id": "é"}]', encoding=encoding)
+    with pytest.raises(ValueError, match="a.json is not UTF-8 text .*: save it as UTF-8"):
+        load_records(tmp_path / "a.json")
+
+
 def test_no_file():
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         load_records("nowhere.json")
@@ -92,24 +99,26 @@ def test_audit_finds_each_defect_once_and_names_it(tmp_path, tokenizer):
         record(8, "good.png", question="Why? " * 200),
         record(10, answer="Because. " * 200),
         record(11, ["good.png", "good.png"]),
+        record(12, "good.png", question="Or <image>?"),
     ]
     report = audit(records, tmp_path, tokenizer, num_image_tokens=PATCHES, max_length=600)
     kinds = {kind: [found.id for found in all_] for kind, all_ in report.by_kind().items()}
     assert kinds == {
         "missing picture": ["one"],
         "broken picture": [2, 3],
-        "pictures and placeholders differ": [4, 5, 11],
+        "pictures and placeholders differ": [4, 5, 11, 12],
         "no answer": [6],
         "malformed conversation": [9],
         "answer cut away": [8],
         "cut": [10],
     }
     assert (report.records, report.with_image, report.with_several, report.text_only) == (
-        11,
-        8,
+        12,
+        9,
         1,
         3,
     )
+    assert "1 <image> too many" in str(report)
     for words in ("'one'", "gone.png", "record 8 (id 8)", "length in tokens", "limit is 600"):
         assert words in str(report)
     with pytest.raises(ValueError, match="gone.png"):
@@ -130,6 +139,23 @@ def test_audit_without_tokenizer_counts_words():
 
 def test_audit_of_nothing():
     assert "0 records" in str(audit([]))
+    assert "there is nothing to train on" in str(audit([])) and "every record" not in str(audit([]))
+
+
+@pytest.mark.parametrize("turns", [None, 5, "Hello", ["Hello"], [{"from": "gpt"}]])
+def test_turns_that_are_none_are_named_by_the_audit_and_where_they_are_read(tokenizer, turns):
+    rows = [record("a"), {"id": "x", "conversations": turns}]
+    assert [str(found) for found in audit(rows).problems if "(id 'x')" in str(found)]
+    data = dataset(rows, tokenizer)
+    assert data.lengths[1] < 0  # the order of the samples can be made
+    with pytest.raises(ValueError, match=r"record 1 \(id 'x'\).*`data.audit`"):
+        data[1]
+    assert dataset(rows, tokenizer, skip_broken=True)[1]["id"] == "a"
+
+
+def test_a_picture_that_is_none_is_named_where_it_is_read(tokenizer):
+    with pytest.raises(ValueError, match=r"record 0 \(id 'x'\): A picture is a path.*not 5"):
+        dataset([record("x", 5)], tokenizer)[0]
 
 
 def test_a_cut_picture_rules_a_record_out(tmp_path, tokenizer):

@@ -49,6 +49,15 @@ def test_shards_are_not_taken_for_a_file(tmp_path):
         WholeFile().load_checkpoint(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path, keep):
+    file = tmp_path / "last.ckpt"
+    WholeFile().save_checkpoint({"weights": torch.ones(100)}, file)
+    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
+    with pytest.raises(ValueError, match=f"{file} is damaged .*: delete {file} to start anew"):
+        WholeFile().load_checkpoint(file, weights_only=True)
+
+
 def folder_of(path: Path, content: str) -> Path:
     path.mkdir()
     (path / "shard").write_text(content)

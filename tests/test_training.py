@@ -311,6 +311,19 @@ def test_the_global_batch_is_the_recipes_whatever_it_runs_on(device_batch, devic
     assert split_batch(PRESETS["llava-1.5-7b"].stages["stage2"], device_batch, devices) == expected
 
 
+@pytest.mark.parametrize("devices", [3, 6, 256])
+def test_devices_that_cannot_share_the_batch_are_told_which_can(devices):
+    with pytest.raises(ValueError, match="take one of 1, 2, 4, 8, 16, 32, 64, 128"):
+        split_batch(PRESETS["llava-1.5-7b"].stages["stage2"], None, devices)
+
+
+@pytest.mark.parametrize("name", ["max_steps", "save_every", "device_batch"])
+@pytest.mark.parametrize("count", [0, -1])
+def test_counts_below_one_are_refused(make_model, records, tmp_path, name, count):
+    with pytest.raises(ValueError, match=f"stage1: expected at least 1, not {{'{name}': {count}}}"):
+        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, **{name: count})
+
+
 @pytest.mark.parametrize(("device_batch", "devices"), [(3, 1), (16, 16), (None, 3), (None, 256)])
 def test_devices_that_do_not_make_the_batch_are_refused(device_batch, devices):
     with pytest.raises(ValueError, match=f"batch of 128, which {devices} devices"):

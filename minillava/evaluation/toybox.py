@@ -123,6 +123,8 @@ def evaluate(
     many given answers as questions.
     """
     name = split if isinstance(split, str) else "given"
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` takes the first questions, at least 1, not {limit}.")
     if wrong := set(baselines) - {*ASKED, "majority"}:
         names = ", ".join((*BASELINES, "oracle"))
         raise ValueError(f"Unknown baseline: {', '.join(sorted(wrong))}. Baselines are {names}.")

@@ -77,6 +77,8 @@ def test_answers_given_make_a_column(questions):
 def test_what_is_unknown_is_named_with_the_choice(questions):
     with pytest.raises(ValueError, match="smell.*Types are "):
         evaluate(None, questions, types=["smell"])
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        evaluate(None, questions, limit=0)
     with pytest.raises(ValueError, match="no split 'dev'"):
         evaluate(None, "dev")
 
