@@ -1,6 +1,7 @@
 """Build the notebooks: execute `source/NN_name.py` and write `NN_name.ipynb` beside this file.
 
     python notebooks/build.py            build all
+    python notebooks/build.py 00 07      build these
     python notebooks/build.py --check    execute nothing; fail if a notebook and its source differ
     python notebooks/build.py --time     build all, and write how long each took here into timings.json,
                                          the cards and INSTRUCTORS.md
@@ -172,6 +173,7 @@ def with_table(page: str, table: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons; default: all")
     parser.add_argument("--check", action="store_true", help="compare, execute nothing")
     parser.add_argument(
         "--time", action="store_true", help="write timings.json, the cards and INSTRUCTORS.md"
@@ -182,7 +184,10 @@ def main() -> int:
         print("\n".join([*found, "Run `make notebooks`."] if found else ["No drift."]))
         return bool(found)
     seconds = {}
-    for path in sources():
+    chosen = [path for path in sources() if not options.lessons or path.name[:2] in options.lessons]
+    if not chosen:
+        parser.error(f"no lesson {', '.join(options.lessons)}: there are {[p.name[:2] for p in sources()]}")
+    for path in chosen:
         begun = time.perf_counter()
         print(build(path).name)
         seconds[path.name[:2]] = time.perf_counter() - begun
