@@ -36,6 +36,9 @@ from minillava.vision import encode_patches
 MAX_NEW_TOKENS = 512
 """Length limit of an answer where the caller gives none (llava/eval/run_llava.py)."""
 
+WORTH_SHARING = 8
+"""A shorter common beginning, as `<s>` alone, costs more to copy to each sample than to compute in it."""
+
 Picture = Image.Image | str | Path | bytes
 """Whatever `images.open_image` opens."""
 
@@ -139,6 +142,7 @@ class MiniLlava(nn.Module):
         else:
             tokens = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             shared = shared_length(input_ids, tokens, supervised | (input_ids == self.config.image_token_id))
+            shared = shared if shared >= WORTH_SHARING else 0
             read = decode(self.language_model, inputs_embeds, tokens, supervised, shared)  # [S, D]
             predictions = head(read)
         loss = F.cross_entropy(predictions.float(), targets[supervised])
