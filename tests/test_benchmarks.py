@@ -1,17 +1,20 @@
 """The benchmarks' own logic: intervals, turns, and that both sides do the same work."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import gpu
 import pytest
 import techniques
 import torch
-from versus import hf, measure, table
+from versus import costs, hf, measure, table
 from versus.timing import Ratio, check_same_loss, interleaved, ratio, ratio_of_runs
 from versus.work import AXES, Work, check_same_batches, grown, grown_batch
 
 from minillava.config import IGNORE_INDEX, PRESETS
 from minillava.memory import GB, GPUS
+
+BENCHMARKS = str(Path(__file__).resolve().parent.parent / "benchmarks")
 
 
 def test_a_ratio_is_of_medians_and_its_interval_holds_it():
@@ -111,6 +114,13 @@ def test_a_products_flops_are_counted():
     a, b = torch.randn(2, 3), torch.randn(3, 5)
     assert measure.executed_flops(lambda: a @ b) == 2 * 2 * 3 * 5
     assert measure.executed_flops(lambda: a[None] @ b[None]) == 0  # attention's are batched
+
+
+def test_a_process_is_not_charged_for_the_memory_of_the_one_that_started_it():
+    held = b"1" * (900 << 20)
+    script = "from versus.costs import peak_rss; print(peak_rss())"
+    found = costs.fresh("-c", f"import sys; sys.path.insert(0, {BENCHMARKS!r}); {script}")
+    assert 50 << 20 < found < len(held) < costs.peak_rss()
 
 
 def test_records_grow_along_their_axis_alone(work):
