@@ -39,7 +39,7 @@ for name, part in model.named_children():
 
 # %% [markdown]
 # The projector is the smallest by far, and the only part made for LLaVA: the vision tower and the language model
-# existed before, and had never met. In LLaVA-1.5-7B it is 0.02 of 7 billion (arXiv 2310.03744).
+# existed before, and had never met. In LLaVA-1.5-7B it is 0.02 billion of 7 billion (arXiv 2310.03744).
 #
 # ## Ask
 # This picture was never trained on. The repository ships many such, with questions and their right answers; of
@@ -54,10 +54,11 @@ picture.resize((288, 288), 0)
 # %%
 from transformers import TextStreamer
 
-said = model.answer(picture, "Describe the picture in detail.", streamer=TextStreamer(model.tokenizer))
+streamer = TextStreamer(model.tokenizer, skip_special_tokens=True)
+said = model.answer(picture, "Describe the picture in detail.", streamer=streamer)
 
 # %% [markdown]
-# It writes word after word; run the cell again and watch. Thing by thing: what is right, what is made up? Now what
+# It writes word after word; run the cell again and watch. Thing by thing: what is right, is anything made up? Now what
 # the repository asks about this picture:
 
 # %%

@@ -6,7 +6,7 @@
 # - say how much of a caption can be known without looking, and so what its loss is worth,
 # - tell a model that looks from one that has only learned how captions go, by showing it the wrong picture.
 #
-# **You need** nothing but this repository: no GPU, no network. A loop of about a minute trains twice.
+# **You need** nothing but this repository: no GPU, no network. A loop of half a minute runs twice.
 
 # %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is stage 1, which trains the projector."
 from minillava.course import card
@@ -45,8 +45,8 @@ print(f"the other's     {mean_loss(looks[::-1]):.2f}")
 
 # %% [markdown]
 # Much larger: it is sure, and wrong. Somebody who shuts his eyes pays ln 2 for a coin's toss; somebody who looks
-# at the wrong thing pays for his trust. So three losses say together what none says alone: a *small* one with
-# its own picture, a *large* one with another's, and the gap between the two is there only if the model looks.
+# at the wrong thing pays for his trust. So two losses say together what neither says alone: a *small* one
+# with its own picture, a *larger* one with another's, and the gap between the two is there only if the model looks.
 
 # %%
 from minillava.course import check, exercise
@@ -95,7 +95,8 @@ print(said[1][0], "| captions in both:", len(set(said[0]) & set(said[1])))
 
 # %% [markdown]
 # Nothing else is in doubt: commas, articles and the period are always the same, and a model that has learned how
-# captions *go* gets them for free. No caption below was trained on; color and shape have to be put together anew.
+# captions *go* gets them for free. No caption below was trained on: no thing was seen in just this
+# place, size, color and shape.
 #
 # ## What trains
 # **Predict first:** the loss is measured at the far end of the language model. Do the language model's weights
@@ -294,8 +295,8 @@ print("gap at the start below a fifth of the end's:", abs(anothers[0] - own[0]) 
 # picture will do, for the projector learns to say "a caption follows". That is why "no picture" is not the fair
 # guesser that it was in our two-color world: no question, no system prompt, nothing tells the language model that
 # a caption is wanted. Its loss does not even move, since nothing that trains takes part in it. Then the curves
-# **part**. From there on the words depend on what is shown, and a wrong picture does harm. The gap is the sign of
-# looking; the falling curve alone is not.
+# **part**. From there on the words depend on what is shown, and a wrong picture is worth less than the
+# right one. The gap is the sign of looking; the falling curve alone is not.
 #
 # What the gap does not show is *what* is read. Listen to it:
 
@@ -305,7 +306,7 @@ def captions(model, pictures):
     batch = model.prepare([asked] * len(pictures), [[picture] for picture in pictures], template="plain")
     written = model.generate(**batch, max_new_tokens=20)
     texts = model.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [text.strip().split("\n")[0] for text in texts]
+    return [text.strip().split("\n")[0].split(".")[0] + "." for text in texts]  # the first sentence
 
 
 pictures = [made["image"] for made in held_out[:24]]
@@ -341,10 +342,11 @@ assert sum(late for _, late in heard.values()) > sum(early for early, _ in heard
 print("more words are right after 48 steps than before")
 
 # %% [markdown]
-# After half a minute it writes captions, and the first things that it reads are right more often than a guess
-# would be; where a row is no better than a guess, 48 steps of 16 were not enough. LLaVA-1.5 takes 2,181 steps of
-# 256, and even then stage 1 is only a start: on LLaVA-Bench, a model without instruction tuning gets 21.5 % of
-# the reference's score, and 85.1 % with it (arXiv 2304.08485, table 4). It can caption. It cannot converse.
+# After half a minute it writes captions. Hardly one is right as a whole; count by word, and the first things
+# that it reads are right more often than a guess would be; where a row is no better than a guess, 48 steps of
+# 16 were not enough. LLaVA-1.5 takes 2,181 steps of 256, and even then stage 1 is only a start: on
+# LLaVA-Bench, a model without instruction tuning gets 21.5 % of the reference's score, and 85.1 % with it (arXiv
+# 2304.08485, table 4). It can caption. It cannot converse.
 #
 # ## Break it: give every caption the wrong picture
 # Train again, the same steps, with each batch's pictures moved on by one.

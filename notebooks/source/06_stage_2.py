@@ -321,7 +321,7 @@ questions = everything.select(short[::7])  # a seventh, from all pictures of sha
 print(len(questions), "questions of", len(set(questions["type"])), "types")
 
 # %% [markdown]
-# **Predict first:** seven types of question. Which will have gained most, and which nothing at all?
+# **Predict first:** seven types of question. Which will have gained most, and which least?
 
 # %%
 joined = checkpoints.from_bases(tiny.vision_tower, tiny.language_model, seed=0)
@@ -345,15 +345,16 @@ for kind, row in table.items():
     print(f"{kind:<9}{report.counts[kind]:>4} questions, {seen:+.0%} by looking")
 
 # %% [markdown]
-# The arrow says what both stages taught; the two marks say what can be had without the picture. Where an arrow
-# ends right of its marks, the model looks. Where it ends among them, everything that it gained is knowing which
-# answers are common, and a table without baselines would have called that learning. With so few questions a row
-# may be off by ten points or more; the [card](../data/tiny-llava/README.md) has them all, with intervals.
+# A type of two answers starts high, so it has least to gain. The arrow says what both stages taught; the two
+# marks say what can be had without the picture. Where an arrow ends right of its marks, the model looks.
+# Where it ends among them, everything that it gained is knowing which answers are common, and a table without
+# baselines would have called that learning. With so few questions a row may be off by ten points or more; the
+# [card](../data/tiny-llava/README.md) has them all, with intervals.
 #
-# ## Break it: a rate fifty times too high
-# The finished model, six more steps, on more of the same data.
+# ## Break it: a rate twenty-five times too high
+# The finished model, twelve more steps, on more of the same data.
 #
-# **Predict first:** the learning rate is 0.05 for 1e-3. Will an error tell us? Will the loss?
+# **Predict first:** the learning rate is 0.05 for 2e-3. Will an error tell us? Will the loss?
 
 # %% tags=["nbval-ignore-output"]
 batch = [InstructionDataset(mix[:16], finished.tokenizer, "v1", "pad", 96, 64)[i] for i in range(16)]
@@ -381,8 +382,8 @@ print("it still answers:", len(tests), "questions,", "fewer" if share_ruined < s
 # - Stage 2 trains projector and language model, at 2e-5, batches of 128, one epoch of 665K
 #   (arXiv 2310.03744; `scripts/v1_5/finetune.sh`).
 # - Its loss is a mean over the tokens of a pass: long answers weigh more than short ones.
-# - Questions about one picture share a conversation (arXiv 2310.03744, appendix A.2); records of a kind and length
-#   share a batch.
+# - Questions about one picture share a conversation (arXiv 2310.03744, appendix A.2); records of a kind share
+#   a batch, and its devices get alike much to do.
 # - An arrow without its baselines says nothing: look for what is right *only* with the right picture.
 #
 # Next: 07, attention: where does it look when it answers?

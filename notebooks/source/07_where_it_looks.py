@@ -146,7 +146,7 @@ for position in by_hand:
 # **Predict first:** the second ends the words that name the thing asked about, and the fourth predicts the
 # answer; the other two are about nothing. Will you see it?
 
-# %% alt="The picture and four heat maps over its patches, one for each row of attention: the question's first word, the word that names the thing, the last word, and the row that predicts the answer. The thing asked about is boxed on each; the maps differ."
+# %% alt="The picture and four heat maps over its patches, one for each row of attention: the question's first word, the word that names the thing, the question's last token, a period, and the row that predicts the answer. The thing asked about is boxed on each; the maps differ."
 from minillava.course.figures import maps_row
 
 asked = sight.asked["question"]
@@ -179,7 +179,8 @@ print(f"image mass by head, of one row: from {mass[..., 2].min():.3f} to {mass[.
 print(f"on the first position alone, which means nothing: up to {first.max():.2f}")
 
 # %% [markdown]
-# Heads differ from almost nothing to almost everything. What a head has no use for it parks on a **sink**: the
+# Heads differ from nothing to most of it. Nor does mass tell what a row is about: one about nothing may have the
+# most. What a head has no use for it parks on a **sink**: the
 # first token, a word of the system prompt, in large models certain patches of the background (arXiv 2503.03321).
 # `relevance.sink_masked` leaves them out, `relevance.relative` divides by the attention of a question about
 # nothing; both change the picture more than the model. So: one scale for all maps, and the mass beside each.
@@ -197,14 +198,14 @@ words, boxes = [told.start], [[]]
 for name, box in sight.things:  # in the caption's order
     words += [told.find(part, words[-1])[0] for part in name.split()]
     boxes += [[box], [box]]
-maps = told.on_patches(told.attention([word - 1 for word in words]).mean((0, 1)))  # [7, grid, grid]
+maps = told.on_patches(told.attention([word - 1 for word in words]).mean((0, 1)))  # [tokens, grid, grid]
 masses = maps.sum((1, 2))
 assert len(maps) == 1 + 2 * len(sight.things) and masses.max() <= 1
 word_by_word(told.image, [told.tokens[word] for word in words], maps, masses, boxes, columns=4)
 
 # %% [markdown]
-# Do the bright patches lie in the white boxes? Each eye finds what it hopes for, and three things are three
-# chances. Stop looking, and count.
+# Do the bright patches lie in the white boxes? Each eye finds what it hopes for, and several things are
+# several chances. Stop looking, and count.
 #
 # ## Count
 # A map **points** if its strongest patch lies on the right thing. Sixty pictures, every layer and head.
@@ -237,7 +238,7 @@ print("pointing by hand is the package's, for", len(hits), "pictures and every h
 
 # %% [markdown]
 # ## Pitfall 5: chance is not the box's area
-# The thing covers a twentieth of the picture, so a dart thrown at the picture hits it once in twenty times.
+# The thing covers about a twenty-fifth of the picture, so a dart hits it once in twenty-five throws.
 #
 # **Predict first:** the *untrained* network knows nothing of color or shape. How often does a head of it point at
 # the right thing: about as often as the dart, less, or more?
@@ -260,7 +261,7 @@ print({name: round(float(score), 2) for name, score in chance.items()})
 
 # %% [markdown]
 # Far more. Attention, even a random one, likes what stands out from the ground, and things do; that the thing is
-# the *right* one of three or four is luck. So "four times the area" proves nothing. What counts as chance is an
+# the *right* one of three or four is luck. So "several times the area" proves nothing. What counts as chance is an
 # untrained network (arXiv 1810.03292), and the same map held against *another* thing in the picture.
 #
 # ## Pitfall 6: the best of many
@@ -385,7 +386,8 @@ for name, these in (("rightly", best[right]), ("wrongly", best[~right])):
 
 # %% [markdown]
 # The last lines keep right and wrong apart. If a model points as well when it is wrong, it looked at the right
-# thing and misread it (arXiv 2510.17771 reports this of large models); a map is then no sign of a right answer.
+# thing and misread it (arXiv 2510.17771 reports this of large models); a map is then no sign of a right answer. (Where
+# it says *of 0*, the model made no such mistake, and this cannot be told.)
 #
 # ## Pitfall 8: a patch is not a place
 # The language model looks at 64 rows of *features*. **Predict first:** erase one thing from the picture. How many

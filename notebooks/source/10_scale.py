@@ -280,8 +280,8 @@ assert arguments.device_batch * arguments.devices * plan.passes == plan.stage.ba
 print(command.replace(" --", " \\\n    --"))
 
 # %% [markdown]
-# Stage 1 goes before it, with its own data and without shards. Interrupted, the same command goes on. What is
-# *not* in it is a single number of the recipe: rates, batch, warm-up and template belong to the preset.
+# Stage 1 goes before it, with its own data and without shards. Interrupted, the same command goes on. It holds
+# no number of the recipe: rates, batch, warm-up and template belong to the preset.
 #
 # ## Here, now
 # The tiny model, ten steps of stage 2, on what this machine has. **Predict first:** what share of its promise will
