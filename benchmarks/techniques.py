@@ -1,6 +1,6 @@
 """What each exact technique saves: CPU seconds of a training step without it and with it, tiny preset.
 
-    python benchmarks/techniques.py                   # stage 2, under two minutes on a quiet machine
+    python benchmarks/techniques.py                   # stage 2, a few minutes
     python benchmarks/techniques.py --stage stage1
 
 In a round each way takes the same 32 samples through forward, backward, clipping and AdamW on one thread, in
