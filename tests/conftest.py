@@ -10,9 +10,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import QUESTION
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig
+
+from minillava import checkpoints
 
 torch.set_num_threads(1)
 
@@ -107,3 +110,30 @@ def picture() -> Image.Image:
     """A photograph's worth of detail, wider than high."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def model_folder(make_model, tokenizer, tmp_path):
+    model = make_model()
+    head = model.language_model.lm_head.weight.data
+    head[len(tokenizer) :] = 0  # rows that pad the table to a multiple of 64: no token has their ids
+    return str(checkpoints.save(model, tmp_path / "model"))
+
+
+@pytest.fixture
+def image(picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+@pytest.fixture
+def records(image, tmp_path):
+    """A file of 32 records in LLaVA's format."""
+    turns = [
+        {"from": "human", "value": f"<image>\n{QUESTION}"},
+        {"from": "gpt", "value": "The ball is red."},
+    ]
+    rows = [{"id": f"r{i}", "image": image, "conversations": turns} for i in range(32)]
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(rows))
+    return file

@@ -6,10 +6,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from minillava.cli import main
 from minillava.data import InstructionDataset
 
 SIZE, PATCHES = 8, 4
 """Edge of a prepared picture in pixels, and its patches."""
+
+QUESTION = "What color is the ball?"
+"""Asked of the tiny random models, whose tokenizer has its words."""
 
 
 def rewrite(folder, change):
@@ -41,3 +45,12 @@ def dataset(records, tokenizer, **changes):
     """Records as stage 2 takes them, with pictures of SIZE pixels in PATCHES patches."""
     options = dict(template="v1", aspect="pad", image_size=SIZE, num_image_tokens=PATCHES)
     return InstructionDataset(records, tokenizer, **(options | changes))
+
+
+def mistake(capsys, *argv: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith("minillava: ")
+    assert "Traceback" not in error
+    return error.splitlines()[-1]

@@ -1,61 +1,20 @@
-"""The command line: every command through `main`, on a tiny random model; how mistakes end."""
+"""The command line itself: its help, what it takes, and how mistakes and interruptions end."""
 
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-import datasets
 import pytest
+from helpers import mistake
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from PIL import Image
 
-from minillava import checkpoints, commands, plots
-from minillava.attention import answer_maps
+from minillava import commands
 from minillava.cli import build_parser, main
 
 COMMANDS = """reproduce pretrain train plan evaluate ask attend inspect check convert toybox export
 doctor""".split()
-QUESTION = "What color is the ball?"
-
-
-@pytest.fixture
-def model_folder(make_model, tokenizer, tmp_path):
-    model = make_model()
-    head = model.language_model.lm_head.weight.data
-    head[len(tokenizer) :] = 0  # rows that pad the table to a multiple of 64: no token has their ids
-    return str(checkpoints.save(model, tmp_path / "model"))
-
-
-@pytest.fixture
-def image(picture, tmp_path):
-    picture.save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
-
-
-@pytest.fixture
-def records(image, tmp_path):
-    """A file of 32 records in LLaVA's format."""
-    turns = [
-        {"from": "human", "value": f"<image>\n{QUESTION}"},
-        {"from": "gpt", "value": "The ball is red."},
-    ]
-    rows = [{"id": f"r{i}", "image": image, "conversations": turns} for i in range(32)]
-    file = tmp_path / "records.json"
-    file.write_text(json.dumps(rows))
-    return file
-
-
-def mistake(capsys, *argv: str) -> str:
-    """The one line on stderr of a command that ends with exit code 2."""
-    assert main(list(argv)) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.splitlines()[-1].startswith("minillava: ")
-    assert "Traceback" not in error
-    return error.splitlines()[-1]
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
@@ -87,207 +46,6 @@ def test_every_help_has_an_example_that_parses_and_says_what_is_left(name, capsy
 def test_no_command_shows_the_help(capsys):
     assert main([]) == 0
     assert "minillava doctor" in capsys.readouterr().out
-
-
-def test_ask_prints_the_answer_of_the_model(model_folder, image, capsys):
-    argv = ["ask", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "5"]
-    assert main(argv) == 0
-    expected = checkpoints.load(model_folder).answer(image, QUESTION, max_new_tokens=5)
-    assert capsys.readouterr().out.strip() == expected
-
-
-def test_attend_leaves_a_map_and_its_numbers(model_folder, image, tmp_path, capsys):
-    out, numbers = tmp_path / "new" / "map.png", tmp_path / "map.json"
-    argv = ["attend", "--model", model_folder, "--image", image, QUESTION, "--max-new-tokens", "4"]
-    argv += ["--out", str(out), "--json", str(numbers)]
-    assert main([*argv, "--word", "ball", "--layer", "1", "--head", "-1"]) == 0
-    found = json.loads(numbers.read_text())
-    assert (found["word"], found["layers"], found["heads"]) == ("ball", [1], [3])
-    assert found["question"] == QUESTION
-    heat = found["heat"]
-    assert [len(row) for row in heat] == [4] * 4
-    assert sum(map(sum, heat)) == pytest.approx(found["image_mass"], abs=1e-6)
-    strongest = found["strongest"]
-    assert heat[strongest["row"]][strongest["column"]] == max(map(max, heat)) == strongest["share"]
-    assert Image.open(out).format == "PNG"
-    assert f"{found['image_mass']:.1%}" in capsys.readouterr().out
-
-    assert main([*argv, "--methods"]) == 0  # the whole answer, over all layers and heads
-    found = json.loads(numbers.read_text())
-    assert (found["layers"], found["heads"]) == ([0, 1], [0, 1, 2, 3])
-    masses = [token["image_mass"] for token in found["tokens"]]
-    assert sum(masses) / len(masses) == pytest.approx(found["image_mass"], abs=1e-6)
-    page = out.with_suffix(".html").read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>") and "method: gradient" in page
-    assert "--out names the PNG" in mistake(capsys, *argv, "--out", str(tmp_path / "page.html"))
-
-
-def test_attend_knows_only_words_that_were_said(model_folder, image, tmp_path, capsys):
-    argv = ["attend", "--model", model_folder, "--image", image, "--out", str(tmp_path / "a.png")]
-    argv += ["--max-new-tokens", "2"]
-    said = mistake(capsys, *argv, QUESTION, "--word", "zebra")
-    assert f"'zebra' is neither in the question {QUESTION!r} nor in the answer '" in said
-    assert "Question 0 is empty" in mistake(capsys, *argv, "")
-    assert main([*argv, "What color is the café?", "--word", "é"]) == 0
-    assert main([*argv, r"What is $\foo$?", "--word", r"$\foo$"]) == 0
-
-
-def test_attend_counts_padding_apart(model_folder, tmp_path, capsys):
-    """80 x 20 pixels in the middle of a square: the first and last of four rows of patches are padding."""
-    photo, numbers = tmp_path / "wide.png", tmp_path / "map.json"
-    Image.new("RGB", (80, 20), "red").save(photo)
-    argv = ["attend", "--model", model_folder, "--image", str(photo), QUESTION, "--word", "ball"]
-    assert main([*argv, "--out", str(tmp_path / "a.png"), "--json", str(numbers)]) == 0
-    found = json.loads(numbers.read_text())
-    maps = answer_maps(checkpoints.load(model_folder), str(photo), QUESTION, max_new_tokens=1)
-    rows = maps.prompt.maps[maps.prompt.find("ball")].mean((0, 1, 2)).sum(-1)
-    assert found["image_mass"] == pytest.approx(rows[1:3].sum(), rel=1e-4)
-    assert found["padding_mass"] == pytest.approx(rows[[0, 3]].sum(), rel=1e-4)
-    assert found["tokens"][0]["image_mass"] < rows.sum() and found["strongest"]["row"] in (1, 2)
-    assert not any(found["heat"][0] + found["heat"][3])
-    assert f"picture and {found['padding_mass']:.1%} on its padding" in capsys.readouterr().out
-
-
-def test_attend_draws_a_photo_at_a_size_for_the_screen(model_folder, tmp_path, monkeypatch):
-    drawn, draw = [], plots.attention_overlay
-
-    def kept(image, heat, **options):
-        drawn.append((image.size, heat.shape))
-        return draw(image, heat, **options)
-
-    monkeypatch.setattr(plots, "attention_overlay", kept)
-    Image.new("RGB", (1600, 900)).save(tmp_path / "photo.png")
-    argv = ["attend", "--model", model_folder, "--image", str(tmp_path / "photo.png"), QUESTION]
-    assert main([*argv, "--word", "ball", "--out", str(tmp_path / "a.png")]) == 0
-    assert drawn == [((768, 432), (432, 768))]
-
-
-def test_attend_leaves_the_picture_alone(model_folder, picture, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    picture.save("attention.png")
-    before = Path("attention.png").read_bytes()
-    argv = ["attend", "--model", model_folder, QUESTION]
-    for more in (["--image", "attention.png"], ["--image", "./attention.png", "--out", "attention.png"]):
-        assert "would replace the picture" in mistake(capsys, *argv, *more)
-    assert Path("attention.png").read_bytes() == before
-
-
-def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, capsys, monkeypatch):
-    from minillava.toybox import store
-
-    draw = store.evaluation
-    monkeypatch.setattr(store, "evaluation", lambda split, pictures, *which: draw(split, 1, *which))
-    file = tmp_path / "accuracy.json"
-    argv = ["evaluate", "--model", model_folder, "--split", "val", "--limit", "3"]
-    assert main([*argv, "--baselines", "majority", "--json", str(file)]) == 0
-    found = json.loads(file.read_text())
-    assert found["questions"]["all"] == 3
-    assert list(found["accuracy"]) == ["sighted", "majority"]
-    assert f"{100 * found['accuracy']['majority']['all']:.1f}" in capsys.readouterr().out
-
-
-def test_inspect_colors_what_is_supervised(model_folder, records, capsys):
-    assert main(["inspect", "--model", model_folder, "--data", str(records), "--index", "3"]) == 0
-    out = capsys.readouterr().out
-    assert "r3" in out and "30 x 20" in out and "<image> x 16" in out
-    assert "\033[1;32m" in out
-    assert main(["inspect", "--model", model_folder, "--data", str(records)]) == 0
-    assert "32 records: 32 with a picture" in capsys.readouterr().out
-
-
-def test_inspect_leaves_a_page_of_the_sample_and_a_report_of_all(model_folder, records, tmp_path, capsys):
-    page, report = tmp_path / "new" / "sample.html", tmp_path / "new" / "report.json"
-    argv = ["inspect", "--model", model_folder, "--data", str(records)]
-    assert main([*argv, "--index", "0", "--html", str(page)]) == 0
-    assert 'class="answer"' in page.read_text() and "<img " in page.read_text()
-    rows = json.loads(records.read_text())
-    for row in rows[:25]:
-        row["image"] = "nowhere.png"
-    records.write_text(json.dumps(rows))
-    assert main([*argv, "--json", str(report), "--max-length", "60"]) == 1
-    found = json.loads(report.read_text())
-    missing = [row["id"] for row in found["problems"] if row["kind"] == "missing picture"]
-    assert missing == [f"r{i}" for i in range(25)]  # the screen lists 20
-    assert {row["kind"] for row in found["problems"]} == {"missing picture", "picture cut"}
-    assert "and 5 more" in capsys.readouterr().out
-
-
-def test_convert_says_what_it_did(records, image, tmp_path, capsys):
-    target = tmp_path / "records.parquet"
-    assert "--image-root" in mistake(capsys, "convert", str(records), str(target))  # its path is absolute
-    assert main(["convert", str(records), str(target), "--image-root", str(tmp_path)]) == 0
-    assert "32 records, 32 pictures" in capsys.readouterr().out
-    again = tmp_path / "again.jsonl"
-    assert main(["convert", str(target), str(again), "--pictures", str(tmp_path / "out")]) == 0
-    assert "32 records, 1 pictures" in capsys.readouterr().out
-    (path,) = {json.loads(line)["image"] for line in again.read_text().splitlines()}
-    assert (tmp_path / "out" / path).read_bytes() == open(image, "rb").read()  # though it was absolute
-
-
-def test_a_file_without_records_is_no_success(model_folder, records, tmp_path, capsys):
-    records.write_text("[]")
-    assert main(["inspect", "--model", model_folder, "--data", str(records)]) == 1
-    assert main(["convert", str(records), str(tmp_path / "out.jsonl")]) == 1
-    assert "every record" not in capsys.readouterr().out
-    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
-    assert "None of 0 records" in mistake(capsys, *argv, "--run-dir", str(tmp_path / "run"))
-
-
-def test_inspect_says_which_records_there_are(model_folder, records, capsys):
-    argv = ["inspect", "--model", model_folder, "--data", str(records), "--index", "32"]
-    assert "records 0 to 31, not 32" in mistake(capsys, *argv)
-
-
-def test_toybox_shows_records_and_leaves_a_sheet(tmp_path, capsys):
-    out = tmp_path / "sheet.png"
-    assert main(["toybox", "show", "--number", "2", "--out", str(out)]) == 0
-    shown = capsys.readouterr().out
-    assert "toybox/scenes/questions/train/0/0" in shown and "human: " in shown and "gpt: " in shown
-    assert Image.open(out).format == "PNG"
-    assert "has no split 'nope'" in mistake(capsys, "toybox", "show", "--split", "nope")
-
-
-def test_export_writes_a_folder_that_loads(model_folder, tmp_path):
-    folder = tmp_path / "exported"
-    assert main(["export", "--model", model_folder, "--folder", str(folder)]) == 0
-    assert checkpoints.load(folder).config.image_seq_length == 16
-
-
-def test_train_audits_trains_and_says_what_it_left(model_folder, records, tmp_path, capsys):
-    run = tmp_path / "run"
-    argv = ["train", "stage2", "--data", str(records), "--from", model_folder]
-    argv += ["--run-dir", str(run), "--max-steps", "1", "--device-batch", "4"]
-    assert main(argv) == 0
-    out = capsys.readouterr().out
-    assert "every record can be trained on" in out
-    assert "stage2: 1 steps" in out and "model" in out
-    checkpoints.load(run / "stage2" / "model")
-
-
-def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records, tmp_path, capsys):
-    rows = json.loads(records.read_text())
-    rows[5]["image"] = "nowhere.png"
-    records.write_text(json.dumps(rows))
-    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
-    argv += ["--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--device-batch", "8"]
-    assert "1 of 32 records cannot be trained on" in mistake(capsys, *argv)
-    assert not (tmp_path / "run" / "stage1" / "curve.csv").exists()
-    assert main([*argv, "--skip-broken"]) == 0
-    assert "nowhere.png" in capsys.readouterr().out
-    assert (tmp_path / "run" / "stage1" / "projector.safetensors").is_file()
-
-
-def test_train_says_that_skipping_leaves_nothing(model_folder, records, tmp_path, capsys):
-    rows = json.loads(records.read_text())
-    records.write_text(json.dumps([row | {"image": "nowhere.png"} for row in rows]))
-    argv = ["train", "stage1", "--data", str(records), "--from", model_folder, "--skip-broken"]
-    line = mistake(capsys, *argv, "--run-dir", str(tmp_path / "run"))
-    assert "None of 32 records can be trained on" in line
-
-
-def test_train_looks_at_the_batch_before_it_loads_anything(capsys):
-    line = mistake(capsys, "train", "stage1", "--from", "nowhere", "--devices", "7")
-    assert "take one of 1, 2, 4, 8" in line
 
 
 def test_sigterm_says_how_to_go_on_and_is_no_success(model_folder, records, tmp_path, capsys, monkeypatch):
@@ -337,100 +95,6 @@ def test_a_question_that_is_no_text(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ask", "--image", "a.png", os.fsdecode(b"What color\xff?")])
     assert stop.value.code == 2 and "is not UTF-8" in capsys.readouterr().err
-
-
-def test_train_from_shards_is_training_from_the_file_and_a_cut_shard_is_named(
-    model_folder, records, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    shards = tmp_path / "mix"
-    argv = ["convert", str(records), str(shards), "--image-root", str(records.parent)]
-    assert main([*argv, "--shard-records", "16"]) == 0
-
-    def train(run, data):
-        argv = ["train", "stage2", "--from", model_folder, "--max-steps", "2", "--device-batch", "8"]
-        return [*argv, "--run-dir", str(tmp_path / run), "--data", str(data)]
-
-    assert main(train("one", records)) == main(train("two", shards)) == 0
-    one, two = ((tmp_path / run / "stage2" / "curve.csv").read_text() for run in ("one", "two"))
-    assert one == two
-    last = shards / "00001-of-00002.parquet"
-    last.write_bytes(last.read_bytes()[:-50])
-    assert "00001-of-00002.parquet is cut off" in mistake(capsys, *train("three", shards))
-    assert main([*train("three", shards), "--skip-broken"]) == 0
-    out = capsys.readouterr().out
-    assert "left out: " in out and "\n16 records: " in out
-
-
-def test_train_stage2_lora_then_ask_its_adapters(model_folder, records, image, tmp_path, capsys):
-    run = tmp_path / "run"
-    argv = ["train", "stage2-lora", "--data", str(records), "--from", model_folder, "--workers", "1"]
-    argv += ["--run-dir", str(run), "--max-steps", "2", "--device-batch", "16"]
-    assert main(argv) == 0
-    assert "adapter" in capsys.readouterr().out
-    argv = ["ask", "--image", image, QUESTION, "--max-new-tokens", "4", "--model"]
-    answers = []
-    for name in ("model", "adapter"):
-        assert main([*argv, str(run / "stage2-lora" / name)]) == 0
-        answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1]
-    assert main([*argv, str(run / "stage2-lora" / "adapter"), "--base", str(tmp_path / "no")]) == 2
-    assert "base=" in capsys.readouterr().err
-
-
-def test_a_stage_the_preset_does_not_have(capsys):
-    line = mistake(capsys, "train", "scienceqa")
-    assert "has the stages stage1, stage2, stage2-lora, not scienceqa" in line
-
-
-@pytest.mark.parametrize("skip", [False, True])
-def test_of_several_processes_the_first_audits_and_prints(
-    model_folder, records, tmp_path, capsys, monkeypatch, skip
-):
-    """Unless records are to be skipped: then all have to know which."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from minillava import data, training
-
-    audited, trained = [], []
-    audit = data.audit
-    monkeypatch.setattr(data, "audit", lambda *a, **k: audited.append(1) or audit(*a, **k))
-
-    def train_stage(model, stage, rows, run_dir, **options):
-        trained.append(len(rows))
-        return training.StageResult(tmp_path, 1, {"train": ([], [])}, 0.0, 0, [], 0)
-
-    monkeypatch.setattr(training, "train_stage", train_stage)
-    rows = json.loads(records.read_text())
-    rows[5]["image"] = "nowhere.png"
-    records.write_text(json.dumps(rows))
-    argv = ["train", "stage1", "--data", str(records), "--from", model_folder]
-    argv += ["--run-dir", str(tmp_path / "run")] + ["--skip-broken"] * skip
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert main(argv) == 0
-    assert capsys.readouterr().out == "" and (len(audited), trained) == (skip, [31 if skip else 32])
-    monkeypatch.setattr(rank_zero_only, "rank", 0)
-    assert main(argv) == (0 if skip else 2)
-    assert "nowhere.png" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "stage1" / "audit.json").read_text())["records"] == 32
-
-
-def test_stage_2_asks_for_stage_1(tmp_path, capsys):
-    line = mistake(capsys, "train", "stage2", "--run-dir", str(tmp_path))
-    assert f"minillava train stage1 --run-dir {tmp_path} --preset tiny" in line
-
-
-def test_a_preset_without_data_asks_for_it(model_folder, capsys):
-    argv = ["train", "stage1", "--preset", "llava-1.5-7b", "--from", model_folder]
-    assert "give --data FILE" in mistake(capsys, *argv)
-
-
-def test_what_is_not_shipped_yet_names_the_command_that_makes_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(commands, "DATA", tmp_path)
-    for name, made_by in (("tiny-clip", "pretrain clip"), ("tiny-llava", "reproduce")):
-        argv = ["ask", "--model", str(tmp_path / name), "--image", "x.png", "What?"]
-        line = mistake(capsys, *argv)
-        assert f"no {tmp_path / name}" in line and f"minillava {made_by}" in line
 
 
 @pytest.mark.parametrize(
@@ -487,30 +151,6 @@ def test_ctrl_c_says_how_to_go_on(interrupt, capsys, monkeypatch):
     assert "goes on" not in capsys.readouterr().err
 
 
-def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, capsys):
-    from minillava import reproduce
-    from minillava.pretrain import clip, language
-
-    calls = {}
-    monkeypatch.setattr(commands, "_need", lambda *folders: None)
-    monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: calls.update(reproduce=(a, k)))
-    assert main(["reproduce", "--run-dir", "there", "--seed", "3", "--fast-dev-run"]) == 0
-    (folder,), options = calls["reproduce"]
-    assert (str(folder), options) == ("there", {"seed": 3, "fast_dev_run": True})
-
-    for base, module, function in (
-        ("clip", clip, "pretrain_clip"),
-        ("lm", language, "pretrain_language"),
-    ):
-        monkeypatch.setattr(module, function, lambda *a, **k: calls.update(pretrain=(a, k)))
-        folder = tmp_path / base
-        assert main(["pretrain", base, "--folder", str(folder), "--seed", "4"]) == 0
-        (given, tokenizer), options = calls["pretrain"]
-        assert (given, options) == (folder, {"seed": 4})
-        assert len(tokenizer) > 300
-        assert str(folder / "README.md") in capsys.readouterr().out
-
-
 def test_a_reader_that_stops_early_is_no_error():
     code = "import os, sys; from minillava.cli import main; sys.exit(main(['doctor']))"
     process = subprocess.Popen(
@@ -522,23 +162,3 @@ def test_a_reader_that_stops_early_is_no_error():
     process.stdout.close()
     _, error = process.communicate()
     assert b"Traceback" not in error and b"BrokenPipe" not in error
-
-
-def test_plan(capsys, tmp_path):
-    wanted = ["plan", "--preset", "llava-1.5-13b", "--devices", "8", "--gpu", "a100-80gb"]
-    assert main([*wanted, "--json", str(tmp_path / "plan.json")]) == 0
-    assert "llava-1.5-13b stage2: --gpu a100-80gb --devices 8 --strategy fsdp2" in capsys.readouterr().out
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and found["steps"] == 5198
-    crowded = ["--micro-batch", "16", "--json", str(tmp_path / "other.json")]
-    assert "what would fit: --gpu a100-80gb --devices 8" in mistake(capsys, *wanted, *crowded)
-    assert not json.loads((tmp_path / "other.json").read_text())["fits"]
-    assert main([*wanted, "--checkpointing", "--longest", "1024"]) == 0
-    assert "the longest 1024; " in capsys.readouterr().out
-    assert "so the longest cannot have 4096" in mistake(capsys, *wanted, "--longest", "4096")
-    assert "3000 positions on average" in mistake(capsys, *wanted, "--length", "3000")
-    assert main(["plan", "--preset", "llava-1.5-7b", "--gpu", "A100-80GB"]) == 0
-    assert "memory is there once" in mistake(capsys, "plan", "--gpu", "cpu", "--devices", "8")
-    assert "has the stages" in mistake(capsys, *wanted[:-2], "--preset", "tiny", "--stage", "scienceqa")
-    assert main(["plan", "--preset", "tiny", "--stage", "stage1", "--gpu", "cpu"]) == 0
-    assert "--gpu cpu --devices 1" in capsys.readouterr().out
