@@ -262,11 +262,14 @@ class MiniLlava(nn.Module):
             input_ids[row, length - len(ids) :] = torch.tensor(ids)
             attention_mask[row, length - len(ids) :] = 1
         size = self.config.vision_config.image_size
-        pixels = [preprocess(open_image(p), size, "pad") for pictures in images for p in pictures]
+        shown = [picture for pictures in images for picture in pictures]
+        distinct = {_identity(picture): picture for picture in shown}
+        pixels = {key: preprocess(open_image(picture), size, "pad") for key, picture in distinct.items()}
+        stacked = torch.stack([pixels[_identity(picture)] for picture in shown]) if shown else None
         return {
             "input_ids": input_ids.to(self.device),
             "attention_mask": attention_mask.to(self.device),
-            "pixel_values": torch.stack(pixels).to(self.device) if pixels else None,
+            "pixel_values": None if stacked is None else stacked.to(self.device),
         }
 
     @torch.no_grad()
@@ -321,11 +324,7 @@ class MiniLlava(nn.Module):
         batch = self.prepare(conversations, [[] if image is None else [image] for image in images])
         pixels, places = batch.pop("pixel_values"), None
         if pixels is not None:  # a picture asked about twice is looked at once
-            keys = [
-                image if isinstance(image, (str, bytes, Path)) else id(image)
-                for image in images
-                if image is not None
-            ]
+            keys = [_identity(image) for image in images if image is not None]
             numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
             places = [numbers[key] for key in keys]
             distinct = self.encode_images(pixels[[keys.index(key) for key in numbers]])
@@ -345,6 +344,11 @@ class MiniLlava(nn.Module):
         Raises ValueError for an empty question or one too long for the model.
         """
         return self.answer_batch([image], [question], **generation)[0]
+
+
+def _identity(picture: Picture) -> str | bytes | Path | int:
+    """Equal for one picture given twice: its file or bytes, or the object itself."""
+    return picture if isinstance(picture, (str, bytes, Path)) else id(picture)
 
 
 def check_questions(questions: list[str]) -> None:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from minillava.config import PRESETS
+from minillava.images import open_image
 from minillava.model import MiniLlava
 
 N = 16
@@ -222,8 +223,10 @@ def test_a_picture_asked_about_twice_is_looked_at_once(make_model, picture, monk
     alone = [model.answer(i, q, max_new_tokens=6) for i, q in zip(images, questions, strict=True)]
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: looked.append(len(pixels)) or encode(pixels))
+    opened = []
+    monkeypatch.setattr("minillava.model.open_image", lambda one: opened.append(one) or open_image(one))
     assert model.answer_batch(images, questions, max_new_tokens=6) == alone
-    assert looked == [2]
+    assert looked == [2] and opened == [picture, black]
 
 
 def test_what_prompts_begin_with_is_read_once_for_each_picture(make_model, picture, monkeypatch):
