@@ -89,6 +89,7 @@ class Skipped(Callback):
 class Curve(Callback):
     """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
 
+    The rate is that of the first group: the projector's, where it has its own.
     After an interruption the rows and answers that the checkpoint had not seen yet are dropped and written
     again. Of several processes all count, with the mean of their losses, and the first one writes.
     """

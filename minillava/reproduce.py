@@ -21,6 +21,7 @@ from minillava.evaluation import Report, evaluate
 from minillava.evaluation.toybox import BASELINES, ask, held_out
 from minillava.grounding import measure
 from minillava.images import open_image
+from minillava.model_card import write_model_card
 from minillava.toybox import records, store
 from minillava.toybox.draw import draw
 from minillava.toybox.language import TYPES, phrase
@@ -55,10 +56,10 @@ def reproduce(
     """Join the preset's bases by both stages, evaluate on held-out pictures, and draw what came of it.
 
     Leaves in `run_dir`: a folder for each stage (curve, checkpoint, sample answers), `stage2/model`
-    (a llava-hf folder), `accuracy.md` and `.json`, `loss.png`, `accuracy.png`, `answers.png` and
-    `attention.png`, and `summary.json`. The same seed gives the same numbers; an interrupted run goes
-    on where it was, and a finished one is evaluated again without training. `fast_dev_run` takes three
-    steps of each stage and a few questions, to see that all of it works.
+    (a llava-hf folder with its card), `accuracy.md` and `.json`, `loss-stage1.png`, `loss-stage2.png`,
+    `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
+    an interrupted run goes on where it was, and a finished one is evaluated again without training.
+    `fast_dev_run` takes three steps of each stage and a few questions, to see that all of it works.
     """
     begun = time.perf_counter()
     row = PRESETS[preset]
@@ -105,8 +106,10 @@ def reproduce(
     result.files["accuracy"] = folder / "accuracy.md"
     result.files |= draw_figures(model, result)
     result.seconds = time.perf_counter() - begun
+    summary = _summary(result, row, seed)
     result.files["summary"] = folder / "summary.json"
-    result.files["summary"].write_text(json.dumps(_summary(result, row, seed), indent=2) + "\n")
+    result.files["summary"].write_text(json.dumps(summary, indent=2) + "\n")
+    result.files["card"] = write_model_card(result.files["model"], row, summary, report.to_markdown())
     say(f"\n{report.to_markdown()}\n")
     for what, found in (("Caption F1 (0-1)", f1), ("Loss on held-out text (nats)", text)):
         say(f"{what} " + ", ".join(f"{when}: {value:.3f}" for when, value in found.items()))
@@ -205,7 +208,7 @@ def last_turn(question: str) -> str:
 
 
 def draw_figures(model, result: Reproduction, seen: int = 300) -> dict[str, Path]:
-    """Write `loss.png`, `accuracy.png`, `answers.png` and `attention.png`; returns their paths."""
+    """Write the stages' curves, `accuracy.png`, `answers.png` and `attention.png`; returns their paths."""
     folder, report = result.folder, result.report
     figures = {}
     for name, stage in result.stages.items():

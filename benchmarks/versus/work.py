@@ -35,7 +35,8 @@ class Work:
     @classmethod
     def of(cls, stage: str, samples: int, batch: int | None = None) -> "Work":
         row = PRESETS["tiny"].stages[stage]
-        return cls(replace(row, batch_size=batch or row.batch_size), samples)
+        # One rate for all that trains, as the peer's Trainer has it.
+        return cls(replace(row, batch_size=batch or row.batch_size, projector_learning_rate=None), samples)
 
     @cached_property
     def records(self) -> datasets.Dataset:

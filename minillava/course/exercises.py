@@ -11,6 +11,7 @@ ones.
 """
 
 import inspect
+import numbers
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -119,7 +120,7 @@ def verdict(exercise: Exercise, answer: Any, name: str = "") -> str:
     try:
         wrong = exercise.mistake(_watched(_finished(answer)))
     except Unfinished:
-        return f'… not yet. When stuck: hint("{name}"), then solution("{name}").'
+        return f'… not yet. When stuck:\nhint("{name}")\nsolution("{name}")'
     except Stopped as stop:
         wrong = str(stop)
     except Exception as error:  # an answer that the check did not foresee
@@ -152,7 +153,7 @@ def _finished(answer: Any) -> Any:
 
 
 def _say(text: str) -> None:
-    print(textwrap.fill(text, 100))
+    print("\n".join(textwrap.fill(line, 100) for line in text.split("\n")))
 
 
 def same_tensor(found: Any, wanted: Tensor, what: str = "the result") -> str | None:
@@ -168,9 +169,9 @@ def same_tensor(found: Any, wanted: Tensor, what: str = "the result") -> str | N
 
 
 def is_number(found: Any) -> bool:
-    """Whether it can be compared as a number: an int, a float, or a tensor of one."""
+    """Whether it can be compared as a number: an int, a float, one of NumPy's, or a tensor of one."""
     return (
-        isinstance(found, (int, float))
+        isinstance(found, numbers.Real)  # NumPy's, too
         and not isinstance(found, bool)
         or (isinstance(found, Tensor) and found.numel() == 1 and found.dtype is not torch.bool)
     )

@@ -17,8 +17,8 @@ class _Listener:
     def __init__(self):
         self.heard: list[tuple[Any, str]] = []
 
-    def answer(self, picture: Any, question: str) -> str:
-        self.heard.append((picture, question))
+    def answer(self, image: Any, question: str, **_: Any) -> str:
+        self.heard.append((image, question))
         return "a parrot"
 
 
@@ -32,7 +32,7 @@ def _ask(answer: Any) -> str | None:
         return "model.answer takes the picture first, then the question, a text."
     if "violet" not in question:
         return f"asked about violet, it says {question!r}; the color has to come from `color`."
-    if "shape" not in question:
+    if "shape" not in question.lower():
         return f"it asks {question!r}, which is not about a shape."
     if not question.endswith(SHORT_ANSWER):
         return "the question does not end in the format prompt: a whole sentence may come back."

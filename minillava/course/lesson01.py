@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from minillava.course.exercises import Exercise, is_number
+from minillava.toybox.domain import DESCRIBE
 
 
 def normalized(box, edge):
@@ -16,7 +17,7 @@ def _normalized(answer: Any) -> str | None:
     if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
         return f"for the box {box} it returns {found!r}; a list of four numbers is wanted."
     found = [float(value) for value in found]
-    if found == wanted:
+    if all(abs(one - other) < 1e-6 for one, other in zip(found, wanted, strict=True)):
         return None
     if found == [value / edge for value in box]:
         return "the numbers are right but not rounded to three decimals, as in LLaVA's file."
@@ -55,6 +56,8 @@ def _caption_record(answer: Any) -> str | None:
         return f"the human's turn holds <image> once, where the picture goes; yours: {turns[0]['value']!r}."
     if not turns[0]["value"].startswith("<image>\n"):
         return "the picture stands first, on a line of its own: <image>, a newline, then the request."
+    if turns[0]["value"] != f"<image>\n{DESCRIBE}":
+        return f"the human asks {turns[0]['value'][8:]!r}; wanted is {DESCRIBE!r}."
     if (found["id"], found["image"]) != ("cat-1", "cats/1.png"):
         return "`id` and `image` are to be those that the function was given."
     return None
@@ -143,7 +146,7 @@ EXERCISES = {
         hint="collections.Counter counts; its most_common(1) is [(answer, how often)].",
         solution=majority,
         mistake=_majority,
-        shows="Every accuracy in this course stands beside this number.",
+        shows="tiny-LLaVA's card has it for every type of question: the column `majority`.",
     ),
     "adversarial": Exercise(
         statement=(

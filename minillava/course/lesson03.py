@@ -109,7 +109,7 @@ def _length(answer: Any) -> str | None:
     if not is_number(answer):
         return f"a number of rows is wanted, not a {type(answer).__name__}."
     known = {
-        618: "576 patches and all 42 tokens; but <image> itself gives way to the patches.",
+        618: "that is one too many: <image> gives way to the patches, and CLS is dropped.",
         42: "the picture takes more than the one position that stands for it in the text.",
         577: "those are the patches and one more; the words count too.",
         576: "those are the patches alone; the words count too.",

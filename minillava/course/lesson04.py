@@ -30,13 +30,20 @@ def _v1(answer: Any) -> str | None:
     if found.count("</s>") != 2:
         return f"</s> stands {found.count('</s>')} times; it ends every answer, so it stands twice here."
     if "\n" in found:
-        return "v1 is one line: a space stands where yours has a newline."
+        return "nothing but spaces stands between the parts; `<image>\\n` would come with the question."
     if not found.startswith("Be polite. USER: "):
         return f"it begins {found[:20]!r}; the system prompt, a space, then USER: and a space."
     at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted))
     return (
         f"it differs from letter {at} on: {found[at : at + 20]!r} where {wanted[at : at + 20]!r} is wanted."
     )
+
+
+def _listed(found: Any) -> Any:
+    """A tensor, an array or a tuple as the list that it holds."""
+    if hasattr(found, "tolist"):
+        return found.tolist()
+    return list(found) if isinstance(found, tuple) else found
 
 
 def labels(ids, spans, answers):
@@ -48,14 +55,19 @@ def _labels(answer: Any) -> str | None:
     # "<s>USER: Hi ASSISTANT: yes sir</s>" with the spans of its characters
     ids = [1, 31, 32, 33, 34, 35, 36, 2]
     spans = [(0, 0), (0, 5), (5, 8), (8, 18), (18, 19), (19, 23), (23, 27), (27, 31)]
-    found, wanted = answer(ids, spans, [(19, 31)]), [-100] * 5 + [35, 36, 2]
-    if isinstance(found, torch.Tensor):
-        found = found.tolist()
+    found, wanted = _listed(answer(ids, spans, [(19, 31)])), [-100] * 5 + [35, 36, 2]
     if found == wanted:
-        return None
-    if not isinstance(found, (list, tuple)) or len(found) != len(ids):
+        # "...</s>USER: Sure? ASSISTANT: yes</s>" goes on: a second answer, and a token where the first ends
+        ids, wanted = [*ids, 31, 37, 33, 34, 35, 2], [*wanted, *[-100] * 4, 35, 2]
+        spans = [*spans, (31, 36), (36, 42), (42, 52), (52, 53), (53, 57), (57, 61)]
+        found = _listed(answer(ids, spans, [(19, 31), (53, 61)]))
+        if found == wanted:
+            return None
+        if isinstance(found, list) and len(found) == len(ids) and found[8] == 31:
+            return "with a second round its USER is learned: it begins where the first answer ends, outside."
+        return f"one round is right; with a second, of the answers (19, 31) and (53, 61), it returns {found}."
+    if not isinstance(found, list) or len(found) != len(ids):
         return f"it returns {found!r}; a list with one label for each of the {len(ids)} tokens is wanted."
-    found = list(found)
     if 0 in found and -100 not in found:
         return "what is not learned gets -100, not 0: 0 is a token, <unk>."
     if found == ids:

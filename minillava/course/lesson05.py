@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from minillava.course.exercises import Exercise, is_number
@@ -101,7 +102,7 @@ def others(number):
 def _others(answer: Any) -> str | None:
     for number in range(2, 12):
         found = answer(number)
-        if isinstance(found, torch.Tensor):
+        if isinstance(found, (torch.Tensor, np.ndarray)):
             found = found.tolist()
         if not isinstance(found, (list, tuple)) or not all(is_number(index) for index in found):
             return f"it returns a {type(found).__name__}; a list of {number} picture numbers is wanted."

@@ -81,6 +81,8 @@ def _length(answer: Any) -> str | None:
             return f"{where}: the sign says that there is no picture, so it is negative."
         if wanted > 0 and found == -wanted:
             return f"{where}: records with a picture are the positive ones."
+        if abs(found) == abs(wanted) - 1:
+            return f"{where}: `<image>` counts as a word, and words are divided by newlines, too: split()."
         if abs(found) > 20:
             return f"{where}: those are letters; split the text into words."
         if abs(found) in (3, 5, 6):
@@ -138,8 +140,8 @@ EXERCISES = {
     "length": Exercise(
         statement=(
             "LLaVA orders its records by a number: how many words all turns have together, as a *negative* "
-            "number if there is no picture. Write `length(record)`; a record without a picture has no key "
-            "`image`."
+            "number if there is no picture. Write `length(record)`. In LLaVA's files `<image>` counts as a "
+            "word, and a record without a picture has no key `image`."
         ),
         hint='turn["value"].split() are the words of a turn; "image" in record says if there is a picture.',
         solution=length,

@@ -51,11 +51,15 @@ def _points(answer: Any) -> str | None:
     if (bool(hit), bool(miss)) == (True, False):
         flat = np.zeros((3, 3))
         flat[0, 2] = 1
-        if answer(flat, np.flipud(np.eye(3, dtype=bool))) and not answer(flat, np.eye(3, dtype=bool)):
+        corner = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 0]], bool)
+        if answer(flat, corner) and answer(heat, corner) and not answer(flat, np.eye(3, dtype=bool)):
             return None
         return "it is right for one map only; take the place of the largest value, wherever that is."
     if (bool(hit), bool(miss)) == (False, True):
-        return "it is the wrong way round: True where the strongest patch is inside the box."
+        return (
+            "it says False where the strongest patch is inside, and True where it is not: turned round, or "
+            "going by how much lies inside and not by the peak."
+        )
     if hit:
         return (
             "it says True where 0.9 lies outside the box and 0.9 of the rest inside. Only the one strongest "
@@ -134,8 +138,8 @@ EXERCISES = {
     ),
     "points": Exercise(
         statement=(
-            "Write `points(heat, inside)`: a map `[grid, grid]` and the patches of the right thing, a bool "
-            "array of the same shape → whether the map's strongest patch is one of them."
+            "Write `points(heat, inside)`: a map `[grid, grid]` and the patches of the right thing, bools of "
+            "the same shape, both NumPy arrays → whether the map's strongest patch is one of them."
         ),
         hint="heat.argmax() counts through the patches row by row. So does inside.flatten().",
         solution=points,

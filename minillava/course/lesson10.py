@@ -41,10 +41,10 @@ def _flops(answer: Any) -> str | None:
         if found == wanted:
             continue
         where = f"for 12 weights, 10 positions, trained={trained} it returns {found}"
+        if found == 240:
+            return f"{where}: that is the forward pass alone; the gradient is passed on, trained or frozen."
         if found == wanted / 2:
             return f"{where}: a product and a sum are two operations."
-        if found == 240:
-            return f"{where}: that is the forward pass alone."
         if not trained and found == 720:
             return f"{where}: a frozen matrix passes the gradient on, and needs none for its own weights."
         return f"{where}; wanted is {wanted}."
@@ -134,8 +134,8 @@ EXERCISES = {
     ),
     "hours": Exercise(
         statement=(
-            "Write `hours(operations, devices, peak, mfu)`: the time for so many floating-point operations "
-            "on `devices` of `peak` operations a second, of which the share `mfu` is reached."
+            "Write `hours(operations, devices, peak, mfu)`: the time in hours for so many floating-point "
+            "operations on `devices` of `peak` operations a second, of which the share `mfu` is reached."
         ),
         hint="Operations over operations a second are seconds.",
         solution=hours,

@@ -58,8 +58,8 @@ streamer = TextStreamer(model.tokenizer, skip_special_tokens=True)
 said = model.answer(picture, "Describe the picture in detail.", streamer=streamer)
 
 # %% [markdown]
-# It writes word after word; run the cell again and watch. Thing by thing: what is right, is anything made up? Now what
-# the repository asks about this picture:
+# It writes word after word; run the cell again and watch. Thing by thing: what is right, is anything made up? Now
+# what the repository asks about this picture:
 
 # %%
 from minillava.evaluation.metrics import normalise_answer
@@ -108,7 +108,8 @@ print("sighted it gets more than twice as many right as blind or shuffled")
 print(right, "of 100")
 
 # %% [markdown]
-# Only its own picture gets it that far: the answers come off the pixels. The
+# A guesser gets one shape in six and one color in eight, 12 to 17 of 100. Only its own picture gets it further: the
+# answers come off the pixels. The
 # [card](../data/tiny-llava/README.md) has the same for every type of question.
 
 # %%
@@ -137,7 +138,8 @@ assert max(heat.sum() for heat in heats) <= 1
 word_by_word(picture, names, heats, [heat.sum() for heat in heats], [sight.asked["boxes"]] * 2)
 
 # %% [markdown]
-# In white, the thing that is asked about. Does the light fall into the box? **Do not believe it yet**: one map may
+# In white, the thing that is asked about; under each map, how much of the row's attention is on the picture, and how
+# much on its brightest patch. Does the light fall into the box? **Do not believe it yet**: one map may
 # be luck. Toybox knows where everything is, so count: in sixty pictures, how often is the best head's brightest
 # patch on the right thing? And how often on *another*?
 
@@ -156,8 +158,8 @@ print("it points at the right thing much more often than at another one:", clear
 
 # %% [markdown]
 # Where the right thing wins clearly, the map means something; where it does not, the model found its answer in some
-# other way, and one pretty picture would have fooled us. (`area` is what a dart would hit; that chance is more than
-# that, and what else can go wrong, is lesson 07.)
+# other way, and one pretty picture would have fooled us. (`mean_map` is the mean of all heads, `area` what a dart
+# would hit; that chance is more than that, and what else can go wrong, is lesson 07.)
 #
 # ## Takeaways
 # - LLaVA is two pretrained models and a projector between them (LLaVA, arXiv 2304.08485).

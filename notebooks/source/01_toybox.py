@@ -71,9 +71,10 @@ print("boxes found in the pixels are the symbols' boxes:", len(by_hand), "of", l
 # boxes by hand.) In lesson 07 they will say whether a heat map is on the right thing, so they must not be wrong.
 #
 # ## The trick that made LLaVA: describe, don't show
-# Who writes 158,000 conversations about pictures? LLaVA's answer: write the *picture* down. A text-only GPT-4 got
-# a COCO picture's five **captions** and its **boxes**, and was asked for the conversation of somebody who sees it
-# (arXiv 2304.08485; its prompts: playground/data/prompts). Toybox keeps the same two things for every picture:
+# Who writes 158,000 instructions about pictures? LLaVA's answer: write the *picture* down. A text-only GPT-4 got a
+# COCO picture's five **captions**, for descriptions and reasoning its **boxes** as well, and was asked to write as
+# somebody who sees it (arXiv 2304.08485; its prompts: playground/data/prompts). Toybox keeps the same two things
+# for every picture:
 
 # %% alt="A large pink cross, a small yellow circle and a large purple square, each in its box; beside them, in words, five captions and the name and corners of each thing."
 from minillava.course.figures import beside
@@ -194,7 +195,7 @@ assert sum(llava.values()) == 665298
 shares({"Toybox, of 1000": {name: ours[name] for name in llava}, "LLaVA-1.5, of 665K": llava})
 
 # %% [markdown]
-# (The lower row is the author's recount, haotian-liu/LLaVA issue 702.) Both give about a seventeenth to text
+# (The lower row is the author's recount, haotian-liu/LLaVA issue 702.) Both give about a sixteenth to text
 # alone, so that the model does not forget how to talk about anything else. The figure counts records; it does
 # not say which of them teach most.
 #
@@ -280,8 +281,8 @@ assert len({np.asarray(picture).tobytes() for picture in sheet}) == 9
 contact_sheet(sheet, [split for split in rows for _ in range(3)], columns=3)
 
 # %% [markdown]
-# None. A right answer about the middle row cannot be a memory of that pair: the model has to put color and shape
-# together. This does not test a new world: one hand drew all three rows.
+# None of these, and by the hash none of any number. A right answer about the middle row cannot be a memory of that
+# pair: the model has to put color and shape together. This does not test a new world: one hand drew all three rows.
 #
 # ## Audit before you train
 # Real files have holes, which LLaVA's users met hours into a run. Here are five records.

@@ -151,7 +151,9 @@ check("02.layer", layers)
 from minillava.course.figures import accuracy_by_layer
 from minillava.pretrain.probe import linear_probes
 
-known = linear_probes(clip, pictures=120)  # layer -> attribute -> share right
+four = ("color", "shape", "size", "place")
+probed = linear_probes(clip, pictures=120)  # layer -> what is read -> share right
+known = {layer: {name: right[name] for name in four} for layer, right in probed.items()}
 last = len(known) - 1
 assert known[last - 1]["shape"] > known[0]["shape"] + 0.3
 assert known[last - 1]["color"] > 0.9 and known[last - 1]["size"] > 0.85
@@ -246,7 +248,8 @@ print("... and more often than not:", shape[-2] > 0.5)
 # live. It is tempting to send every *patch* through the same projection, and to call what comes out a map of
 # "where the text is".
 #
-# **Predict first:** CLIP was never trained on patches, only on CLS. Will the tempting map point at the thing?
+# **Predict first:** CLIP compares texts with CLS alone, never with a patch. Will the tempting map point at the
+# thing all the same?
 
 # %%
 from transformers import AutoTokenizer
@@ -257,7 +260,7 @@ tokenizer = AutoTokenizer.from_pretrained(PRESETS["tiny"].vision_tower)
 
 
 def tempting_map(pixels, text):
-    """Each patch of the last layer, sent where only CLS was trained to go: [8, 8]."""
+    """Each patch of the last layer, sent where CLIP trains only CLS to go: [8, 8]."""
     states = encode_patches(tower, pixels, select_layer=-1)[0]
     seen = F.normalize(clip.visual_projection(tower.post_layernorm(states)), dim=-1)
     similar = seen @ embed_texts(clip, tokenizer, [text])[0]
@@ -315,13 +318,15 @@ for number in range(12):
 print(hits, "of 12; a dart would hit", round(12 * area, 1))
 
 # %%
-assert hits["hiding"] > 2 * 12 * area
-print("hiding finds it more often than the tempting map:", hits["hiding"] > hits["tempting"])
+assert min(hits.values()) > 2 * 12 * area
+print("each finds it more than twice as often as a dart:", min(hits.values()) > 2 * 12 * area)
 
 # %% [markdown]
-# The map that costs nothing is worth about as much as a dart; hiding patches finds the thing. So the last
-# layer's patches hold nothing that the text could recognize, although the linear probe reads their thing off
-# them. Why should the last layer's patches be so strange?
+# The tempting map points too: here it was *made* to. tiny-CLIP was taught more than CLIP is. Texts about one
+# thing were compared with the patches under its box, at layer −2, by this very projection
+# (`minillava/pretrain/clip_facts.py`), and the last layer adds little. CLIP itself never compared a patch with a
+# text, and its tempting map lights up the background as readily as the thing (arXiv 2304.05653). Nobody sees
+# the difference in one map. Hiding asks only for what every CLIP was trained to do; still, count.
 #
 # ## Why −2
 # **Predict first:** CLIP's loss compares a picture with texts. Follow its gradient backward through the layers:
@@ -344,7 +349,8 @@ assert not states[-1].grad[0, 1:].any() and states[-2].grad[0, 1:].any()
 # %% [markdown]
 # At −1 the patches get **none, exactly none**: CLIP reads CLS there and throws the patches away. In all of its
 # training nobody ever asked the last layer for a good patch. At −2 they still matter, because the last layer's
-# CLS looks at them. So −2 is the last place at which patches were trained to be useful.
+# CLS looks at them. So −2 is the last place at which patches were trained to be useful. (tiny-CLIP's texts about
+# one thing ask for good patches at −2, too, since that is where LLaVA reads them.)
 #
 # How much does it cost to take −1 all the same? In LLaVA's own ablation, 89.96 instead of 90.92 on ScienceQA
 # (arXiv 2304.08485): little, because a layer *adds* to what is there and rarely destroys it. The figure
@@ -388,8 +394,8 @@ print("no error at any layer; the worst is 0:", right[0] == min(right.values()))
 # %% [markdown]
 # No error: the shapes fit at every layer. At 0 the projector gets a language that it has never learned; at −1, one
 # layer's additions more than it knows. The answers are as fluent as ever. This measures the *mismatch*, not the
-# worth of a layer: for that a projector has to be trained on each, as lesson 09 does. When your own LLaVA answers
-# fluently and wrongly, check this number first.
+# worth of a layer: for that a projector has to be trained on each. When your own LLaVA answers fluently and
+# wrongly, check this number first.
 #
 # ## Takeaways
 # - A patch is 432 numbers times a matrix, plus its place; layers let patches look at each other

@@ -45,10 +45,10 @@ print("words      ", [[round(v, 2) for v in row] for row in words.tolist()])
 print("the third is the sum of the others:", torch.allclose(words[2], words[0] + words[1]))
 
 # %% [markdown]
-# Three rows of four numbers, and **no**: the third row's 0 in the third column is not 0.84 − 0.16. Had there been no GELU,
-# the answer would be yes, always, for any weights: a linear map of a sum is the sum of the maps. So a linear
-# projector can only *mix* what a feature says. With a bend between two layers it can say "both, hence neither",
-# and treat "red and round" as something else than "red" plus "round".
+# Three rows of four numbers, and **no**: the third row's 0 in the third column is not 0.84 − 0.16. Had there been
+# no GELU, the answer would be yes for any matrices (the biases are 0 here; one would be added once too often): a
+# linear map of a sum is the sum of the maps. So a linear projector can only *mix* what a feature says. With a bend
+# between two layers it can make a row for "red and round" that is not "red" plus "round".
 #
 # Write the general case, three lines at most:
 
@@ -91,7 +91,7 @@ assert_close(by_hand(features), model.project(features))
 print("features", list(features.shape), "-> words", list(model.project(features).shape))
 
 # %% [markdown]
-# **Predict first:** we swap two patches of the picture. What happens to the other 62 rows that the projector
+# **Predict first:** we swap the *features* of two patches. What happens to the other 62 rows that the projector
 # puts out?
 
 # %%
@@ -136,7 +136,7 @@ for name, vision, text in (("tiny", 128, 192), ("7B", 1024, 4096), ("13B", 1024,
 # %% [markdown]
 # 21 million of 7 billion. `linear` is LLaVA version 1; version 1.5 took the second layer, and with it GQA went
 # from 46.8 to 47.3, MME from 1323.8 to 1355.2 and MM-Vet from 26.3 to 27.8 (arXiv 2310.03744). A small gain,
-# for next to nothing; lesson 09 repeats the comparison here.
+# for next to nothing.
 #
 # ## The splice
 # A prompt is token ids; a table turns each id into a row. `<image>` has an id too, and stands in the prompt
@@ -294,7 +294,8 @@ for name, words in asked.items():
 print("trained is half again as good as never trained:", sum(trained.values()) > 1.5 * sum(fresh.values()))
 
 # %% [markdown]
-# Believe the last line. Where it says True, the projector has put patches into the neighborhood of the right
+# Hold each attribute against its own chance: with eight colors, six shapes and nine places they differ. And believe
+# the last line. Where it says True, the projector has put patches into the neighborhood of the right
 # words, though no loss ever asked for that: the caption's loss only wanted the right words to come *out*. Where
 # it says False, the language model reads these rows all the same; they are words of a language of their own,
 # and "patches become words" is a manner of speaking. Do not expect 1 in either case: a row says more than one
@@ -335,8 +336,7 @@ print("the trained projector gets at least half again as many right as either of
 # It guesses, fluently and with a straight face: nothing in its text betrays that it sees noise. That is what a
 # LLaVA looks like whose projector was not loaded, and projector files that do not fit or are not found fill many
 # of its users' threads (haotian-liu/LLaVA issues 665, 1169, 1504); `minillava.load` names every missing tensor
-# and stops. What the comparison does not show is how good a *linear* projector could be if it were trained:
-# lesson 09.
+# and stops. What the comparison does not show is how good a *linear* projector could be if it were trained.
 #
 # ## Takeaways
 # - The projector is linear, GELU, linear, for each patch alone: 20,979,712 parameters in LLaVA-1.5-7B

@@ -172,7 +172,8 @@ print("labels by hand are the package's:", sum(label != -100 for label in by_han
 
 # %% [markdown]
 # (Where a tokenizer puts `<s>` in front, its span is (0, 0): no characters, and no answer begins there.) One
-# tokenization gives both ids and labels, so they cannot disagree. Keep this in mind; the original does it differently.
+# tokenization gives both ids and labels, so they cannot disagree. Keep this in mind; the original does it
+# differently.
 #
 # ## Stage 1's prompt: `plain`
 # Stage 1 wants one thing: given the picture, say the caption. So its prompt has no system text, no `USER`, and
@@ -192,9 +193,9 @@ assert not [text for text, kind in strip if kind == "prompt" and text != "<s>"]
 token_strip(strip)
 
 # %% [markdown]
-# A newline, and no `</s>` (`preprocess_plain`). With nothing but the picture before it, the caption's loss can
-# only fall by reading the picture; that is the whole design of stage 1. What a stage-1 model has *not* learned
-# is to stop, or to answer: lesson 05 asks it.
+# A newline, and no `</s>` (`preprocess_plain`). With nothing but the picture before it, *what* the caption
+# says can only come from the picture: that is the design of stage 1. (How captions *go* can be learned from any
+# picture; lesson 05 tells the two apart.) What a stage-1 model has *not* learned is to stop, or to answer.
 #
 # ## What the model minimizes
 # The model's own loss, from a batch of one. **Predict first:** the labels cover the whole row, 64 positions of
@@ -305,9 +306,9 @@ for name, max_length in (("all of it", None), ("one answer", first + 2), ("up to
 
 # %% [markdown]
 # ## Catch it
-# Three guards stand one behind the other in `minillava`. `encode` puts into words what is wrong with a sample;
-# the data set refuses to hand it out and says which record it is; and the model refuses a batch in which
-# nothing is learned.
+# Four guards stand one behind the other in `minillava`. `audit` reads the whole file before the first step; `encode`
+# puts into words what is wrong with a sample; the data set refuses to hand it out and says which record it is; and
+# the model refuses a batch in which nothing is learned.
 #
 # **Predict first:** which of them speaks up if a single record of a million has an empty answer?
 
@@ -329,7 +330,7 @@ except ValueError as error:
 
 # %% [markdown]
 # The audit does, before the first step, with the record's id; the data set would in its turn. The model's guard
-# sees whole batches only: one mute sample among 31 others would get past it. That is why there are three. None
+# sees whole batches only: one mute sample among 31 others would get past it. That is why there are several. None
 # of them can see a mask that is *wrong* and not empty. For that, look at the strip.
 #
 # ## Break it: learn the prompt too
@@ -391,4 +392,4 @@ print("in training: ", tokenizer.convert_ids_to_tokens(tokenizer(prompt + " blac
 # - A loss of 0 is a loss over nothing. It comes from masks found by counting and from answers cut away.
 # - Find the mask in the text, once, together with the ids; then look at the strip before you train.
 #
-# Next: 05, stage 1: the projector learns to be read.
+# Next: [05 · Stage 1](05_stage_1.ipynb), in which the projector learns to be read.

@@ -23,7 +23,7 @@ card("06")
 # One sample answers in two tokens, with losses of 2 and 1; another describes in six, each with a loss of 0.5. The
 # loss of a batch is the mean over all *tokens* in it.
 #
-# **Predict first:** both samples count once. How much of the loss is the description's voice: a half, or more?
+# **Predict first:** both samples count once. How much *weight* has the description in that mean: a half, or more?
 
 # %%
 short, long = [2.0, 1.0], [0.5] * 6
@@ -35,7 +35,8 @@ print("mean over samples", samples)
 print("tokens that are the description's: 6 of 8")
 
 # %% [markdown]
-# Three quarters: who says more is heard more. Neither mean is the right one; but which one is taken is a part of
+# Three quarters, six tokens of eight: who says more is heard more. (Of the loss's *value* it makes up a half, since
+# each of its tokens lost little.) Neither mean is the right one; but which one is taken is a part of
 # the recipe. And it is easily changed by accident. A batch too large for the memory is cut into **passes**, whose
 # gradients are averaged:
 
@@ -161,7 +162,8 @@ check("06.padding", padding)
 
 # %% [markdown]
 # **Predict first:** 512 records of Toybox's stage-2 mix in batches of 16, each picture at LLaVA-1.5's 576
-# positions. How much less filling will there be if pictures stand with pictures and texts with texts?
+# positions. How much less filling will there be if pictures stand with pictures and texts with texts? (`8 x 4`: the
+# same for eight devices, four samples on each.)
 
 # %%
 from minillava.records import modality_length
@@ -244,7 +246,8 @@ assert first.steps == len(losses) == 32 and losses[-1] < 0.8 * losses[0]
 print("stage 1:", first.steps, "steps; what it left:", sorted(p.name for p in first.folder.iterdir()))
 
 # %% [markdown]
-# One file holds all that stage 1 has learned. (`last.ckpt` is for going on after an interruption.)
+# `projector.safetensors` is all that stage 1 has learned, `curve.csv` its loss. (A longer run also keeps a
+# `last.ckpt`, for going on after an interruption.)
 #
 # ## Train it: stage 2
 # Before it learns to answer, ask it. **Predict first:** the picture can be read now, and the language model has
@@ -345,16 +348,17 @@ for kind, row in table.items():
     print(f"{kind:<9}{report.counts[kind]:>4} questions, {seen:+.0%} by looking")
 
 # %% [markdown]
-# A type of two answers starts high, so it has least to gain. The arrow says what both stages taught; the two
-# marks say what can be had without the picture. Where an arrow ends right of its marks, the model looks.
-# Where it ends among them, everything that it gained is knowing which answers are common, and a table without
-# baselines would have called that learning. With so few questions a row may be off by ten points or more; the
+# The longest arrow gained most. A type of two answers can be had half right by guessing, so by *looking* it has least
+# to gain; where it starts below a half, the joined parts did not even say one of the two. The arrow says what both
+# stages taught; the two marks say what can be had without the picture. Where an arrow ends right of its marks, the
+# model looks. Where it ends among them, everything that it gained is knowing which answers are common, and a table
+# without baselines would have called that learning. With so few questions a row may be off by ten points or more; the
 # [card](../data/tiny-llava/README.md) has them all, with intervals.
 #
-# ## Break it: a rate twenty-five times too high
+# ## Break it: a rate fifty times too high
 # The finished model, twelve more steps, on more of the same data.
 #
-# **Predict first:** the learning rate is 0.05 for 2e-3. Will an error tell us? Will the loss?
+# **Predict first:** the language model's learning rate is 0.05 for 1e-3. Will an error tell us? Will the loss?
 
 # %% tags=["nbval-ignore-output"]
 batch = [InstructionDataset(mix[:16], finished.tokenizer, "v1", "pad", 96, 64)[i] for i in range(16)]
@@ -371,12 +375,13 @@ ruined = loss_of(batch).item()
 _, share_ruined = right(model)
 assert ruined > healthy + 0.5
 print("no error in", broken.steps, "steps; the loss is up by half a nat or more:", ruined > healthy + 0.5)
-print("it still answers:", len(tests), "questions,", "fewer" if share_ruined < share_after else "no fewer", "right")
+fewer = "fewer" if share_ruined < share_after else "no fewer"
+print("it still answers:", len(tests), "questions,", fewer, "right than after our minute")
 
 # %% [markdown]
-# No error, and the curve alone would have told: it has to go *down* from where the last training ended. What was
-# lost is not only what stage 2 taught. The language model itself is damaged, and no better data will bring that
-# back; only the last good checkpoint will. So watch the first steps of every run, and keep what it started from.
+# No error, and the curve alone would have told: it has to go *down* from where the last training ended. What was lost
+# is not only what stage 2 taught. The language model itself is damaged, and good data would have to teach it anew;
+# the last good checkpoint has it still. So watch the first steps of every run, and keep what it started from.
 #
 # ## Takeaways
 # - Stage 2 trains projector and language model, at 2e-5, batches of 128, one epoch of 665K
@@ -386,4 +391,4 @@ print("it still answers:", len(tests), "questions,", "fewer" if share_ruined < s
 #   a batch, and its devices get alike much to do.
 # - An arrow without its baselines says nothing: look for what is right *only* with the right picture.
 #
-# Next: 07, attention: where does it look when it answers?
+# Next: [07 · Attention](07_where_it_looks.ipynb): where does it look when it answers?

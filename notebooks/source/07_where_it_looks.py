@@ -103,12 +103,12 @@ print("sdpa:", len(fast), "layers   eager:", len(slow), "  record:", len(recordi
 # An empty tuple and a warning that scrolls away. Slow (`eager`) attention has it all. `record` lets the fast one
 # run and forms only the rows that were asked for, equal to the slow ones. What for?
 #
-# **Predict first:** LLaVA-1.5-7B, 32 layers of 32 heads, 650 positions, two bytes a number. How much is all of
-# it, for one picture? And 32 rows?
+# **Pitfall 3**, out of turn, is their size. **Predict first:** LLaVA-1.5-7B, 32 layers of 32 heads, 650 positions,
+# two bytes a number. How much is all of it, for one picture? And 32 rows?
 
 # %%
 layers, heads, length = 32, 32, 650
-print(f"pitfall 3: all rows {layers * heads * length**2 * 2 / 1e6:.0f} MB, "
+print(f"all rows {layers * heads * length**2 * 2 / 1e6:.0f} MB, "
       f"32 rows {layers * heads * 32 * length * 2 / 1e6:.0f} MB")  # fmt: skip
 
 # %% [markdown]
@@ -179,11 +179,11 @@ print(f"image mass by head, of one row: from {mass[..., 2].min():.3f} to {mass[.
 print(f"on the first position alone, which means nothing: up to {first.max():.2f}")
 
 # %% [markdown]
-# Heads differ from nothing to most of it. Nor does mass tell what a row is about: one about nothing may have the
-# most. What a head has no use for it parks on a **sink**: the
-# first token, a word of the system prompt, in large models certain patches of the background (arXiv 2503.03321).
-# `relevance.sink_masked` leaves them out, `relevance.relative` divides by the attention of a question about
-# nothing; both change the picture more than the model. So: one scale for all maps, and the mass beside each.
+# (*even* is the picture's share if all positions got alike.) Heads differ from nothing to most of it. Nor does mass
+# tell what a row is about: one about nothing may have the most. What a head has no use for it parks on a **sink**:
+# the first token, a word of the system prompt, in large models certain patches of the background (arXiv 2503.03321).
+# `relevance.sink_masked` leaves them out, `relevance.relative` divides by the attention of a question about nothing;
+# both change the picture more than the model. So: one scale for all maps, and the mass beside each.
 #
 # ## The answer, word by word
 # So drawn, here is a whole caption: the true one, put into the model's mouth, so that every word has a
@@ -261,7 +261,7 @@ print({name: round(float(score), 2) for name, score in chance.items()})
 
 # %% [markdown]
 # Far more. Attention, even a random one, likes what stands out from the ground, and things do; that the thing is
-# the *right* one of three or four is luck. So "several times the area" proves nothing. What counts as chance is an
+# the *right* one of three or more is luck. So "several times the area" proves nothing. What counts as chance is an
 # untrained network (arXiv 1810.03292), and the same map held against *another* thing in the picture.
 #
 # ## Pitfall 6: the best of many
@@ -328,9 +328,9 @@ for kind, names in candidates.items():
 from IPython.display import Markdown
 
 columns = table["answer: the row before"]
-lines = [f"row | {' | '.join(columns)}", "---|" + "---:|" * len(columns)]
+lines = [f"| row | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
 for name, scores in table.items():
-    lines.append(" | ".join([name, *(f"{score:.2f}" for score in scores.values())]))
+    lines.append(f"| {name} | {' | '.join(f'{score:.2f}' for score in scores.values())} |")
 Markdown("\n".join(lines))
 
 # %% tags=["nbval-ignore-output"]
@@ -338,7 +338,8 @@ for name, s in table.items():
     clear = s["best head"] > 1.5 * max(s["other thing"], s["untrained"])
     better = "best head" if s["best head"] > s["mean of heads"] else "mean map"
     print(f"{name:<23}", "points; " if clear else "unclear;", better, "higher")
-print("the row to look at:", max(table, key=lambda name: table[name]["best head"]))
+named = [name for name in table if name != "color: the word itself"]  # that is the row before the shape
+print("the row to look at:", max(named, key=lambda name: table[name]["best head"]))
 
 # %%
 assert max(s["best head"] for s in table.values()) > 1.5 * max(s["area"] for s in table.values())
@@ -347,7 +348,11 @@ print("the rows that predict a caption's words beat the other things:",
       all(s["best head"] > s["other thing"] for s in caption))  # fmt: skip
 
 # %% [markdown]
-# Read the last line of the table's verdict before you believe any tool that draws one fixed row. A picture can
+# *color: the word itself* and *shape: the row before* are one and the same row, for a shape stands right behind its
+# color. So an error of one (pitfall 2) is hidden at a color, whose next word is about the same thing. What it costs,
+# much or little, shows at the shape, *the row before* against *the word itself*: after it, the caption moves on.
+#
+# Read the verdict on *answer: the row before* before you believe any tool that draws one fixed row. A picture can
 # reach an answer by way of a word of the question, and then the answer's own row is blank while nothing is wrong;
 # or by the answer's row alone, and then the question's words are. **Pitfall 7** is in the table as well: papers
 # warn of the mean over heads, and of single heads; which is better here is a number, so both columns stand.
@@ -362,10 +367,10 @@ another = table["color: the row before"]["other thing"]
 head_grid(ours.grid[0], "the row before a color: does it point?", baseline=another)
 
 # %% [markdown]
-# If layer 1 stands out, or the last, that is no surprise: tiny-Vicuna did not grow its first lookup heads, it began
-# with those of layer 1 and half of the last as such (`minillava/pretrain/head_start.py`), on text alone. That they
-# point at *patches* is what the stages taught. In a large model nobody knows beforehand which heads do this, so
-# they have to be found.
+# If layer 1 stands out, or the last, that is no surprise: tiny-Vicuna did not have to grow its first lookup heads:
+# those of layer 1, and half of the last layer's, had been written in before its training, which was on text alone
+# (`minillava/pretrain/head_start.py`). That they point at *patches* is what the stages taught. In a large model
+# nobody knows beforehand which heads do this, so they have to be found.
 #
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
 # question points at the same place twice and scores 0; noise scores a quarter.
@@ -385,9 +390,9 @@ for name, these in (("rightly", best[right]), ("wrongly", best[~right])):
     print(f"colors said {name}: the row before pointed {int(these.sum())} of {len(these)} times")
 
 # %% [markdown]
-# The last lines keep right and wrong apart. If a model points as well when it is wrong, it looked at the right
-# thing and misread it (arXiv 2510.17771 reports this of large models); a map is then no sign of a right answer. (Where
-# it says *of 0*, the model made no such mistake, and this cannot be told.)
+# The last lines keep right and wrong apart. If a model points as well when it is wrong, it looked at the right thing
+# and misread it (arXiv 2510.17771 reports this of large models); a map is then no sign of a right answer. (Where it
+# says *of 0*, the model made no such mistake, and this cannot be told.)
 #
 # ## Pitfall 8: a patch is not a place
 # The language model looks at 64 rows of *features*. **Predict first:** erase one thing from the picture. How many
@@ -489,10 +494,11 @@ print("the thing's patches matter, as many others do not:",
 
 # %% [markdown]
 # Here is what no heat map could say: the answers rest on the thing's patches, and the costly cuts show the way from
-# there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and
-# neither alone does, the evidence takes another word's way, or several at once, and no single row is "the" map.
-# Compare with the table: weights of attention do not rank heads by what depends on them (arXiv 2509.17588). Where a
-# bar spans 0, forty questions cannot tell; `python benchmarks/attention.py` asks five hundred under three seeds.
+# there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and neither
+# alone does, the evidence takes another word's way, or several at once, and no single row is "the" map. (A dashed
+# line that you do not find lies on 0, under another.) Compare with the table: weights of attention do not rank heads
+# by what depends on them (arXiv 2509.17588). Where a bar spans 0, forty questions cannot tell; `python
+# benchmarks/attention.py` asks five hundred under three seeds.
 #
 # `minillava attend --image data/example.png "What color is the square?"` writes this for any picture: a figure,
 # and a page on which each word shows its map, with its mass.
@@ -505,3 +511,5 @@ print("the thing's patches matter, as many others do not:",
 # - Choose the row before the head: which of them points is found out, not assumed (compare arXiv 2503.06287, where
 #   three heads are found without boxes, and `heads.find_heads`).
 # - Looking is not using. Knock out edges (arXiv 2304.14767) and patches (arXiv 2410.07149), beside controls.
+#
+# Next: [10 · Scale](10_scale.ipynb), the same code on eight A100s.

@@ -61,6 +61,9 @@ check("10.memory", memory)
 # %% [markdown]
 # And the work? A product of `[4, 3]` and `[3, 2]` is 4 × 3 × 2 multiplications and as many additions.
 #
+# The backward pass brings a gradient of the output and makes two of it: that of the input, to be passed on, and that
+# of the weights. Each is a product of the same size.
+#
 # **Predict first:** forward it is 48 operations. How many with the backward pass, if the matrix is trained? And if
 # it is frozen, but what came before it is trained?
 
@@ -102,7 +105,7 @@ for name, model in models.items():
 
 # %%
 model = models["llava-1.5-7b"]
-V, D, MLP, L = 32064, 4096, 11008, 32  # vocabulary with <image> and <pad>, width, MLP, layers
+V, D, MLP, L = 32064, 4096, 11008, 32  # vocabulary, filled up to 64s; width; MLP; layers
 attention, gates, norms = 4 * D * D, 3 * D * MLP, 2 * D
 by_hand = 2 * V * D + L * (attention + gates + norms) + D  # embeddings and head; layers; last norm
 assert_close(by_hand, sum(p.numel() for p in model.language_model.parameters()))
@@ -182,13 +185,15 @@ memory_bars(table, (40, 80), "LLaVA-1.5-7B, 4 samples on each of 8 GPUs")
 
 # %%
 for name, plan in plans.items():
-    print(f"{name:<16}{plan.memory.peak / 1e9:>5.0f} GB at its fullest; fits into 80 GB: {plan.fits}")
+    print(f"{name:<15}{plan.memory.peak / 1e9:>4.0f} GB at its fullest; fits: {plan.fits}")
 
 # %% [markdown]
-# Weights, gradients and optimizer shrink to about an eighth; activations do not, since each GPU has its own samples.
-# They are the price of a *batch* (the plan takes the longest samples, 768 positions in stage 1 and 2,048 in stage 2),
-# and LoRA pays it too, adapters and all. They can be had back for work: with `--activation-checkpointing` a layer's
-# activations are thrown away and computed again. LLaVA does so in both stages.
+# The optimizer shrinks to an eighth, weights and gradients to even less. (Whole, these two take more than the 4 bytes
+# a weight that we counted: autocast keeps copies of the weights in bfloat16, and DDP a second set of gradients.)
+# Activations stay large, since each GPU has its own samples. They are the price of a *batch* (the plan takes the
+# longest samples, 768 positions in stage 1 and 2,048 in stage 2), and LoRA pays it too, adapters and all. They can be
+# had back for work: with `--activation-checkpointing` a layer's activations are thrown away and computed again. LLaVA
+# does so in both stages.
 #
 # ## Keep the batch
 # 256 samples make a step of stage 1, on whatever it runs.
@@ -256,7 +261,7 @@ for preset in ("llava-1.5-7b", "llava-1.5-13b"):
         print(f"{preset:<14}{stage:<8}{plan.hours:>5.1f} h at 50 % MFU; {theirs}")
 
 # %% [markdown]
-# About a quarter to a third. This is no blame: the rest goes into recomputing, into waiting for shards and for the
+# A quarter to a good third. This is no blame: the rest goes into recomputing, into waiting for shards and for the
 # slowest GPU, into filling (lesson 06), and the lengths of the samples are assumed here, so ten percent either way
 # mean little. It says where to look. Wherever you train, compute this number in the first ten minutes.
 #
@@ -328,9 +333,11 @@ assert result.steps == 10 and all(torch.isfinite(p).all() for p in model.paramet
 print("ten steps on this machine, all weights finite")
 
 # %% [markdown]
-# Read the number as an order of magnitude. The run is short, and loading, decoding and saving are counted in it; a
-# processor's promise is measured, in products of 1,024 × 1,024, and if something else ran at that moment it was
-# measured too low. That is the trouble with MFU everywhere: ask what was counted, and against which peak.
+# The promise of a processor is small, and about half of it was kept where this was written; a GPU would be kept
+# waiting by models of this size. Read the number as an order of magnitude. The run is short, and loading, decoding
+# and saving are counted in it; a processor's promise is measured, in products of 1,024 × 1,024, and if something else
+# ran at that moment it was measured too low. That is the trouble with MFU everywhere: ask what was counted, and
+# against which peak.
 #
 # And the real weights? Where llava-1.5-7b-hf has been downloaded and a GPU has room for it, this cell loads and asks
 # it. It is the same `load` and the same `answer`.
@@ -368,7 +375,8 @@ for name, options in {
 # %% [markdown]
 # None of them, if one asks first. All three cost a second here; the first is the classic, which on the machine is an
 # "out of memory" after the weights have been loaded. What a plan cannot foresee is a *slow* machine, a full disk on
-# another node, or data that are broken; for the last there is `minillava inspect` (lesson 01).
+# another node, or data that are broken; for the last there is `minillava inspect` (lesson 04; without
+# `--index` it is lesson 01's audit).
 #
 # ## Takeaways
 # - Trained, a parameter takes 16 bytes and 6 operations a position; frozen, 2 bytes and 4 operations.
@@ -377,5 +385,6 @@ for name, options in {
 # - Shards divide weights, gradients and optimizer; only smaller passes or recomputing shrink activations.
 # - Hours are operations over what the machines keep of their promise. LLaVA's README: 3.5 + 10 hours for 7B.
 #
-# This is the last lesson. Take a data set of your own: lesson 01 audits it, lesson 04 shows its mask, lesson 05 tells
-# whether it looks, and the command above is the rest.
+# Here the course ends. (Lessons 08, judging, and 09, ablations, are still to be written.) Take a data set of your
+# own: lesson 01 audits it, lesson 04 shows its mask, lesson 05 tells whether it looks, and the command above is the
+# rest.

@@ -4,6 +4,7 @@ import ast
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from minillava import course
 from minillava.course import exercises as machinery
 from minillava.course.exercises import find, source, verdict
+from minillava.toybox.language import SHORT_ANSWER
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted(path.stem.removeprefix("lesson") for path in Path(course.__file__).parent.glob("lesson*.py"))
@@ -84,9 +86,11 @@ def test_the_four_verbs_print_for_a_notebook(capsys):
     assert shown.data.startswith("### Exercise 02.layer\n") and "24 layers" in shown.data
     course.check("02.layer", NotImplemented)
     course.hint("02.layer")
-    course.solution("02.layer")
-    check, hint, *code = capsys.readouterr().out.strip().split("\n")
+    check, *verbs, hint = capsys.readouterr().out.strip().split("\n")
     assert check.startswith("02.layer: … not yet") and "index" in hint
+    assert verbs == ['hint("02.layer")', 'solution("02.layer")']  # each a line to copy
+    course.solution("02.layer")
+    code = capsys.readouterr().out.strip().split("\n")
     assert ast.parse("\n".join(code)).body[0].name == "layers_run"
 
 
@@ -139,6 +143,14 @@ def rounds(answer="ASSISTANT: {}</s>", between="", start="{} "):
     return v1
 
 
+DESCRIBED = "<image>\nDescribe the picture in detail."
+
+
+def labels_of(ids, spans, answers):
+    learned = [any(first <= start < last for first, last in answers) for start, _ in spans]
+    return [token if learn else -100 for token, learn in zip(ids, learned, strict=True)]
+
+
 def strip(learn):
     def labels(ids, spans, answers):
         ((first, last),) = answers
@@ -167,8 +179,9 @@ MISTAKES = [
     ("01.record", record(lambda c: turns(("human", "<image>"), ("gpt", c), key="role")), "keys `from`"),
     ("01.record", record(lambda c: turns(("human", "What?"), ("gpt", c))), "holds <image> once"),
     ("01.record", record(lambda c: turns(("human", "What?\n<image>"), ("gpt", c))), "stands first"),
-    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"), ("gpt", "A cat."))), "nothing else"),
-    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"), ("gpt", c)), id="cat"), "was given"),
+    ("01.record", record(lambda c: turns(("human", DESCRIBED), ("gpt", "A cat."))), "nothing else"),
+    ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"), ("gpt", c))), "wanted is 'Describe"),
+    ("01.record", record(lambda c: turns(("human", DESCRIBED), ("gpt", c)), id="cat"), "was given"),
     ("01.record", record(lambda c: turns(("human", "<image>\nWhat?"))), "list of two turns"),
     ("01.majority", lambda answers: max(set(answers), key=answers.count), "how often it is right"),
     ("01.majority", lambda answers: max(map(answers.count, answers)), "divide it"),
@@ -213,13 +226,15 @@ MISTAKES = [
     ("03.length", 577, "words count too"),
     ("04.prompt", rounds("ASSISTANT: {}"), "never learns to stop"),
     ("04.prompt", rounds(between=" "), "space after </s>"),
-    ("04.prompt", rounds(between="\n"), "one line"),
+    ("04.prompt", rounds(between="\n"), "nothing but spaces"),
     ("04.prompt", rounds("ASSISTANT:{}</s>"), "differs from letter"),
     ("04.prompt", rounds(start="{}"), "system prompt, a space"),
     ("04.labels", strip(lambda start, end, first, last: True), "trained to ask"),
     ("04.labels", strip(lambda start, end, first, last: first <= start < last - 4), "never stop talking"),
     ("04.labels", strip(lambda start, end, first, last: end >= first), "colon"),
     ("04.labels", strip(lambda start, end, first, last: first < start), "first token is not learned"),
+    ("04.labels", lambda i, s, a: labels_of(i, s, a[:1]), "with a second"),
+    ("04.labels", lambda i, s, a: labels_of(i, s, [(x, y + 1) for x, y in a]), "USER is learned"),
     ("04.labels", lambda ids, spans, answers: [0] * 5 + ids[5:], "-100, not 0"),
     ("04.labels", lambda ids, spans, answers: [-100] * 5 + [True] * 3, "not True"),
     ("04.loss", counted(shift=0), "token t + 1"),
@@ -254,6 +269,8 @@ MISTAKES = [
     ("06.merge", lambda rounds, merged: 616 + 15 * rounds, "system prompt again"),
     ("06.merge", lambda rounds, merged: 576 + 55 * rounds, "however long"),
     ("06.length", lambda record: sum(len(t["value"].split()) for t in record["conversations"]), "negative"),
+    ("06.length", lambda record: sum(len(t["value"].replace("<image>", "").split())
+                                     for t in record["conversations"]), "counts as a word"),
     ("06.length", lambda record: sum(len(t["value"]) for t in record["conversations"]), "letters"),
     ("06.length", lambda record: len(record["conversations"][0]["value"].split()), "in all rounds"),
     ("06.padding", lambda lengths: sum(lengths) / (len(lengths) * max(lengths)), "*not* padding"),
@@ -265,6 +282,7 @@ MISTAKES = [
     ("10.memory", lambda trained, frozen: 16 * (trained + frozen), "has no gradient"),
     ("10.flops", lambda weights, positions, trained: weights * positions * (3 if trained else 2), "a sum"),
     ("10.flops", lambda weights, positions, trained: 2 * weights * positions, "forward pass alone"),
+    ("10.flops", lambda weights, positions, learn: weights * positions * (6 if learn else 2), "passed on"),
     ("10.flops", lambda weights, positions, trained: 6 * weights * positions, "passes the gradient on"),
     ("10.passes", lambda batch, devices, micro_batch: batch // micro_batch, "at the same time"),
     ("10.passes", lambda batch, devices, micro_batch: batch // devices, "samples of one device"),
@@ -279,6 +297,31 @@ MISTAKES = [
 def test_a_typical_mistake_is_explained(name, answer, words):
     said = verdict(find(name), answer)
     assert said.startswith("✗") and words in said, said
+
+
+RIGHT = [
+    ("00.ask", lambda model, picture, color: model.answer(
+        image=picture, question=f"Shape of the {color} object?\n{SHORT_ANSWER}", max_new_tokens=4)),
+    ("01.box", lambda box, edge: torch.round(torch.tensor(box) / edge, decimals=3).tolist()),
+    ("02.nearest", lambda query, others: np.int64(F.cosine_similarity(query[None], others).argmax())),
+    ("04.labels", lambda ids, spans, answers: tuple(labels_of(ids, spans, answers))),
+    ("04.labels", lambda ids, spans, answers: np.array(labels_of(ids, spans, answers))),
+    ("05.others", lambda number: np.roll(np.arange(number), 1)),
+    ("05.others", lambda number: list(np.roll(np.arange(number), 1))),
+    ("07.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())].item()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "answer"), RIGHT, ids=[name for name, _ in RIGHT])
+def test_what_is_right_in_another_way_is_right(name, answer):
+    said = verdict(find(name), answer)
+    assert said.startswith("✓"), said
+
+
+def test_pointing_by_what_lies_inside_or_by_the_first_patch_is_told():
+    said = verdict(find("07.points"), lambda heat, inside: heat[inside].sum() > heat.sum() / 2)
+    assert "not by the peak" in said or "strongest" in said, said
+    assert verdict(find("07.points"), lambda heat, inside: heat.argmax() == inside.argmax()).startswith("✗")
 
 
 def test_a_splice_that_spoils_the_embedding_table_is_told():
