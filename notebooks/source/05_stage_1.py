@@ -76,8 +76,9 @@ from minillava.toybox.draw import draw
 from minillava.toybox.scene import PLACES, SIZES, trained_kinds
 
 number = len(PLACES) * len(SIZES) * len(trained_kinds())
-print(number, "captions; the perfect guesser loses ln", number, "=", round(math.log(number), 2), "nats")
-print("which is", round(math.log2(number), 1), "bits: what a picture is worth at most")
+print(number, "captions")
+print("the perfect guesser loses ln", number, "=", round(math.log(number), 2), "nats,")
+print("or", round(math.log2(number), 1), "bits: a picture is worth no more")
 
 
 # %%
