@@ -133,8 +133,8 @@ def test_shards_of_two_processes_read_by_one_are_the_same_weights(runs):
     found = load_file(runs / "fsdp2" / "stage2" / "model" / "model.safetensors")
     expected = load_file(runs / "of-two-processes.safetensors")
     assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-9, msg=name)
+    for name, tensor in expected.items():  # within the last bit of a weight of 0.1
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-8, msg=name)
 
 
 def test_shards_hold_only_what_the_stage_trains(runs):

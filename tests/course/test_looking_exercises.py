@@ -45,7 +45,7 @@ MISTAKES = [
     ("07.rows", lambda prompt, answer: [prompt - 1], "there are three"),
     ("07.rows", lambda prompt, answer: list(range(prompt - 1, prompt + answer)), "the end"),
     ("07.points", lambda heat, inside: heat.max() > 0.5, "one strongest patch"),
-    ("07.points", lambda heat, inside: not lesson07.points(heat, inside), "wrong way round"),
+    ("07.points", lambda heat, inside: not lesson07.points(heat, inside), "turned round"),
     ("07.points", lambda heat, inside: heat.argmax(), "True or False"),
     ("07.points", lambda heat, inside: bool(inside[1, 1]), "one map only"),
     ("07.honest", at_home, "its own best head"),
