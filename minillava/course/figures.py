@@ -228,7 +228,9 @@ def accuracy_by_layer(scores: Mapping[int, Mapping[str, float]], marked: int) ->
     layers, names = list(scores), list(next(iter(scores.values())))
     axes.axvspan(marked - 0.25, marked + 0.25, color="#FFE3A8", linewidth=0)
     axes.text(marked, 0.03, "−2", ha="center", color=INK, fontweight="bold")
-    for name, color, marker in zip(names, LINES, "osD^v", strict=False):
+    if len(names) > len(markers := "osD^v"):
+        raise ValueError(f"{len(names)} attributes, but {len(markers)} markers to tell their lines apart by.")
+    for name, color, marker in zip(names, LINES, markers, strict=False):
         values = [scores[layer][name] for layer in layers]
         axes.plot(layers, values, color=color, marker=marker, markersize=5, linewidth=1.8, label=name)
     axes.set(

@@ -322,11 +322,11 @@ assert min(hits.values()) > 2 * 12 * area
 print("each finds it more than twice as often as a dart:", min(hits.values()) > 2 * 12 * area)
 
 # %% [markdown]
-# The tempting map points too: here it was *made* to. tiny-CLIP was taught more than CLIP is. Texts about one
-# thing were compared with the patches under its box, at layer −2, by this very projection
-# (`minillava/pretrain/clip_facts.py`), and the last layer adds little. CLIP itself never compared a patch with a
-# text, and its tempting map lights up the background as readily as the thing (arXiv 2304.05653). Nobody sees
-# the difference in one map. Hiding asks only for what every CLIP was trained to do; still, count.
+# The tempting map points too, and tiny-CLIP was taught more than CLIP is: texts about one thing were compared with
+# the patches under its box, at layer −2, by this very projection (`minillava/pretrain/clip_facts.py`). That is likely
+# why; only a tower made without it could prove it. CLIP itself never compared a patch with a text, and its tempting
+# map lights up the background as readily as the thing (arXiv 2304.05653). Nobody sees the difference in one map.
+# Hiding asks only for what every CLIP was trained to do; still, count.
 #
 # ## Why −2
 # **Predict first:** CLIP's loss compares a picture with texts. Follow its gradient backward through the layers:

@@ -113,6 +113,11 @@ def test_layers_are_plotted_as_measured():
     }
 
 
+def test_a_line_too_many_is_an_error_and_not_left_out():
+    with pytest.raises(ValueError, match="6 attributes, but 5 markers"):
+        figures.accuracy_by_layer({0: dict.fromkeys("abcdef", 0.5)}, marked=0)
+
+
 def test_a_text_stands_whole_beside_its_picture():
     text = "a " * 60 + "\n\nlast"
     figure = figures.beside(PICTURE, text, [(0, 0, 9, 9)])
