@@ -99,6 +99,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--run-dir", default=Path("runs/tiny"), **path, help="default: %(default)s")
     p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")
+    p.add_argument(
+        "--devices", **count,
+        help="GPUs, or processes without one, that share the work; default: 1 GPU, else 2 processes",
+    )  # fmt: skip
     _seed_and_threads(p)
 
     p = command(
@@ -143,8 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="ddp: whole copies; fsdp2: shards. By default the one that suits the stage",
     )  # fmt: skip
     p.add_argument(
-        "--weighing", choices=("pass", "token"), default="pass",
-        help="what counts alike in a step's loss; default: a device's pass, as in the original",
+        "--weighing", choices=("pass", "token"),
+        help="what counts alike in a step's loss; default: the preset's, which is a device's pass as in the "
+        "original, for tiny the token",
     )  # fmt: skip
     p.add_argument(
         "--activation-checkpointing", action="store_true", help="less memory, more work, the same numbers"
@@ -308,7 +313,7 @@ def _adder(subparsers) -> Callable[..., argparse.ArgumentParser]:
 def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> None:
     if seed:
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: torch's own")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of a process; default: all cores")
 
 
 def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:

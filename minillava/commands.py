@@ -4,6 +4,7 @@ Everything heavy is imported inside the functions, so that `minillava --help` an
 """
 
 import json
+import os
 import textwrap
 from argparse import Namespace as Arguments
 from pathlib import Path
@@ -28,6 +29,7 @@ def _threads(args: Arguments) -> None:
         import torch
 
         torch.set_num_threads(args.threads)
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # else Lightning deals the cores to its processes
 
 
 def _load(args: Arguments):
@@ -48,7 +50,15 @@ def reproduce(args: Arguments) -> None:
     _threads(args)
     from minillava.reproduce import reproduce as run
 
-    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run)
+    devices = args.devices or _usual_devices()
+    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, devices=devices)
+
+
+def _usual_devices() -> int:
+    """One GPU where there is one, else two processes on the CPU if it has the cores."""
+    import torch
+
+    return 1 if torch.accelerator.is_available() or os.cpu_count() == 1 else 2
 
 
 def pretrain(args: Arguments) -> None:
@@ -89,7 +99,7 @@ def train(args: Arguments) -> None:
         max_steps=args.max_steps,
         save_every=args.save_every,
         seed=args.seed,
-        weighing=args.weighing,
+        weighing=args.weighing or stage.weighing,
         activation_checkpointing=args.activation_checkpointing,
         trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
     )

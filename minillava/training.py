@@ -195,9 +195,16 @@ class Stage(LightningModule):
                     parameter.grad.mul_(passes / tokens)
             self.tokens = 0
 
+    def on_validation_epoch_start(self) -> None:
+        self.validated = torch.zeros(2, device=self.device)  # the sum over tokens, and how many
+
     def validation_step(self, batch: dict, _: int) -> None:
-        loss = self.loss(batch)
-        self.log("val", loss, batch_size=len(batch["ids"]), sync_dist=True)
+        tokens = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+        self.validated += torch.stack([self.loss(batch) * tokens, tokens])
+
+    def on_validation_epoch_end(self) -> None:
+        total, tokens = self.trainer.strategy.reduce(self.validated, reduce_op="sum")
+        self.log("val", total / tokens)
 
     def configure_optimizers(self) -> dict:
         optimizer = torch.optim.AdamW(
