@@ -59,11 +59,16 @@ def is_mistake(error: Exception) -> bool:
     return full or lightnings or isinstance(error, ValueError | OSError | FloatingPointError | ImportError)
 
 
-def positive(text: str) -> int:
+def positive(text: str, least: int = 1) -> int:
     """A count, as argparse takes it: a whole number, at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not {text!r}")
     return int(text)
+
+
+def natural(text: str) -> int:
+    """A count that may be none."""
+    return positive(text, least=0)
 
 
 def utf8(text: str) -> str:
@@ -139,11 +144,14 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--max-steps", **count, help="stop after N optimizer steps")
     p.add_argument("--device-batch", **count, help="samples in one forward pass of one device")
-    p.add_argument("--workers", default=0, **number, help="processes that prepare each device's batches")
+    p.add_argument(
+        "--workers", default=0, type=natural, metavar="N", help="processes that prepare each device's batches"
+    )
     p.add_argument("--devices", default=1, **count, help="GPUs of a node, default: %(default)s")
     p.add_argument("--nodes", default=1, **count, help="as SLURM or torchrun starts them: see examples/")
+    strategies = ("auto", "ddp", "fsdp2")
     p.add_argument(
-        "--strategy", choices=("auto", "ddp", "fsdp2"), default="auto",
+        "--strategy", choices=strategies, default="auto",
         help="ddp: whole copies; fsdp2: shards. By default the one that suits the stage",
     )  # fmt: skip
     p.add_argument(
@@ -172,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--gpu", default="a100-80gb", help="of the table, or cpu: this one; default: %(default)s")
     p.add_argument("--devices", **count, help="GPUs of a node; default: 8, of a cpu 1")
     p.add_argument("--nodes", default=1, **count, help="default: %(default)s")
-    p.add_argument("--strategy", default="auto", help="as of train; default: %(default)s")
+    p.add_argument("--strategy", choices=strategies, default="auto", help="as of train; default: %(default)s")
     p.add_argument("--checkpointing", "--activation-checkpointing", action="store_true", help="as of train")
     p.add_argument(
         "--micro-batch", "--device-batch", **count,
@@ -313,7 +321,7 @@ def _adder(subparsers) -> Callable[..., argparse.ArgumentParser]:
 def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> None:
     if seed:
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of a process; default: all cores")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of a process; default: all")
 
 
 def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:

@@ -91,6 +91,19 @@ def test_counts_start_at_one(words, capsys):
     assert f"expected a whole number of at least 1, not '{value}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        ("train stage1 --workers -1", "expected a whole number of at least 0, not '-1'"),
+        ("plan --strategy zero", "invalid choice: 'zero'"),
+    ],
+)
+def test_other_wrong_options(words, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2 and complaint in capsys.readouterr().err
+
+
 def test_a_question_that_is_no_text(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ask", "--image", "a.png", os.fsdecode(b"What color\xff?")])

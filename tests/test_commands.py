@@ -318,7 +318,8 @@ def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(commands, "_need", lambda *folders: None)
     monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: calls.update(reproduce=(a, k)))
     argv = ["reproduce", "--run-dir", "there", "--seed", "3", "--fast-dev-run"]
-    for given, devices, cores, gpu in (([], 2, 4, False), ([], 1, 1, False), ([], 1, 4, True), ([3], 3, 1, True)):
+    cases = ([], 2, 4, False), ([], 1, 1, False), ([], 1, 4, True), ([3], 3, 1, True)
+    for given, devices, cores, gpu in cases:
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda gpu=gpu: gpu)
         assert main([*argv, *(part for n in given for part in ("--devices", str(n)))]) == 0

@@ -6,7 +6,8 @@ weights start with the parts of that circuit (`head_start.py`), then read notes 
 scenes with many facts in shorthand, of two objects at first and five at last. Once the model looks things
 up, it learns to chat about them, as Vicuna was made from LLaMA. What the other domains and multiple choice
 take beside looking up, it learns in drills (`drills.py`) and worksheets (`worksheets.py`), and to read there
-signs told by their places, as the patches of a picture will tell them.
+signs told by their places. At last it reads maps (`maps.py`): the words of a picture laid out in a grid, as
+the patches of a picture will be.
 """
 
 import random
@@ -27,13 +28,15 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.drills import lettering, spelling
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
+from minillava.pretrain.maps import LAID_OUT, map_sample
 from minillava.pretrain.notes import notes
 from minillava.pretrain.worksheets import worksheet
-from minillava.toybox import domain, language, records
+from minillava.toybox import domain, language, mix, records
+from minillava.toybox.mix import STAGE_1
 from minillava.toybox.scene import MAX_OBJECTS
 
-NOTES_PEAK, PEAK = 3e-3, 2e-3
-"""Learning rates of the first phase and of the others."""
+NOTES_PEAK, PEAK, MAPS_PEAK = 3e-3, 2e-3, 1.5e-3
+"""Learning rates of the first phase, of the others, and of the last."""
 
 GROWTH = (0.15, 0.25, 0.35)
 """Shares of the notes' steps after which scenes may have a third, a fourth, a fifth object."""
@@ -151,6 +154,20 @@ def worksheet_answers(model: LlamaForCausalLM, tokenizer, split: str, number: in
     return {about: right[about] / asked[about] for about in sorted(asked) if asked[about]}
 
 
+def map_answers(model: LlamaForCausalLM, tokenizer, split: str, number: int) -> dict[str, float]:
+    """Exact replies (0-1) about held-out maps by what the conversations are, teacher-forced."""
+    right, asked = Counter(), Counter()
+    for index in range(number):
+        row = mix.share(LAID_OUT, "maps", index, 707)
+        found = replies(
+            model, map_sample((row,), "v1", index, tokenizer, split, 707), tokenizer.eos_token_id
+        )
+        about = f"{row.domain.name}, {row.kind}"
+        right[about] += sum(found)
+        asked[about] += len(found)
+    return {about: right[about] / asked[about] for about in sorted(asked) if asked[about]}
+
+
 def chat_sample(index: int, most: int, tokenizer) -> Sample:
     """A conversation about told scene `index`; two in three save the cost of the system prompt."""
     row = encode(corpus.conversation(index, 202, most), tokenizer, has_image=False)
@@ -183,6 +200,7 @@ class Steps:
     chat: int = 1500
     drills: int = 250
     study: int = 1300
+    maps: int = 900
 
 
 def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int = 0) -> dict:
@@ -227,6 +245,14 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         samples += draw(5, step, 10**6, chat) + draw(4, step, 2 * 10**6, note)
         return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
+    def mapping(step: int) -> list[Sample]:
+        captions = draw(5, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
+        asked = draw(6, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
+        told = draw(2, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
+        told += draw(1, step, 3 * 10**6, chat) + draw(1, step, 4 * 10**6, note)
+        told += draw(1, step, 2 * 10**6, retelling) + draw(1, step, 2 * 10**6, caption)
+        return captions + asked + told + drills(step, 1)
+
     def watch(step: int) -> str:
         model.eval()
         scores = answers(model, tokenizer, "val", 40) | worksheet_answers(model, tokenizer, "val", 40)
@@ -237,6 +263,7 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         "chat": (chatting, Schedule(steps.chat, peak=PEAK, cooldown=0.4), watch),
         "drills": (lambda step: drills(step, 18), Schedule(steps.drills, peak=PEAK, cooldown=0.1), None),
         "study": (studying, Schedule(steps.study, peak=PEAK, cooldown=0.4), watch),
+        "maps": (mapping, Schedule(steps.maps, peak=MAPS_PEAK, cooldown=0.5), watch),
     }
     history = {}
     for name, (samples, schedule, watched) in phases.items():
@@ -260,9 +287,11 @@ CARD = ("tiny-Vicuna", "minillava pretrain lm")
 
 
 def measure(model: LlamaForCausalLM, tokenizer, scenes: int = 300) -> dict[str, str]:
-    """The card's numbers: exact match on validation scenes by type, and on worksheets by domain."""
+    """The card's numbers: exact replies about told scenes by type, worksheets by domain, and maps."""
     told = answers(model, tokenizer, "val", scenes)
     sheets = worksheet_answers(model, tokenizer, "val", scenes)
     table = {f"questions about told scenes: {kind}": score for kind, score in told.items()}
     table |= {f"worksheets about {about}": score for about, score in sheets.items()}
+    maps = map_answers(model, tokenizer, "val", scenes)
+    table |= {f"maps: {about}": score for about, score in maps.items()}
     return {title: f"{score:.1%}" for title, score in table.items()}

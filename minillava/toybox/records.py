@@ -55,8 +55,19 @@ short_answers = domain.pairs
 def record(one: Domain, kind: str, split: str, index: int, seed: int = 0) -> dict:
     """One training record about specimen `index` of a domain's split; for kinds see `mix.Share`.
 
-    A picture that gives no conversation of the kind is asked the domain's own questions.
     Raises ValueError for a split or kind that the domain does not have.
+    """
+    return {
+        "id": f"toybox/{one.name}/{kind}/{split}/{seed}/{index}",
+        "image": None if kind == "text" else _png(one.draw(domain.specimen(one, split, index, seed))),
+        "conversations": conversation(one, kind, split, index, seed),
+    }
+
+
+def conversation(one: Domain, kind: str, split: str, index: int, seed: int = 0) -> list[dict]:
+    """The `conversations` of `record`, without drawing what they are about.
+
+    A picture that gives no conversation of the kind is asked the domain's own questions.
     """
     made, shown = domain.specimen(one, split, index, seed), kind != "text"
     if kind == "detail":
@@ -68,11 +79,7 @@ def record(one: Domain, kind: str, split: str, index: int, seed: int = 0) -> dic
         rng = random.Random(f"toybox/{seed}/{split}/{index}/told")
         told = one.telling(made, rng) if one.telling else one.captions(made)[0]
         pairs[0] = (f"{told}\n{pairs[0][0]}", pairs[0][1])
-    return {
-        "id": f"toybox/{one.name}/{kind}/{split}/{seed}/{index}",
-        "image": _png(one.draw(made)) if shown else None,
-        "conversations": turns(pairs, image=shown),
-    }
+    return turns(pairs, image=shown)
 
 
 def mixed_record(table: Table, split: str, index: int, seed: int = 0) -> dict:

@@ -261,7 +261,7 @@ def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path):
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1
     assert len(linear_probes(tower, 12)) == 7
-    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, language.Steps(2, 2, 2, 2))
+    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, language.Steps(2, 2, 2, 2, 2))
     LlamaForCausalLM.from_pretrained(tmp_path / "lm")
     for folder, measured in (("clip", "right caption among 8"), ("lm", "told scenes: all")):
         card = (tmp_path / folder / "README.md").read_text()
