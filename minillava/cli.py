@@ -39,10 +39,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nminillava: interrupted.{resume}", file=sys.stderr)
         return TERMINATED if terminated else INTERRUPTED
     except Exception as error:
-        if not is_mistake(error):
+        left_alone = isinstance(error, RuntimeError) and "by peer" in str(error)  # gloo's words for it
+        if not (left_alone or is_mistake(error)):
             raise
         if args.traceback:
             traceback.print_exc()
+        if left_alone:
+            print("minillava: another process of this run has ended, and this one with it.", file=sys.stderr)
+            return MISTAKE
         hint = " `minillava doctor` says what is missing." if isinstance(error, ImportError) else ""
         print(f"minillava: {error}{hint}", file=sys.stderr)
         return MISTAKE

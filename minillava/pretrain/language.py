@@ -246,10 +246,10 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
     def mapping(step: int) -> list[Sample]:
-        captions = draw(5, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
-        asked = draw(6, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
+        captions = draw(4, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
+        asked = draw(5, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
         told = draw(2, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
-        told += draw(1, step, 3 * 10**6, chat) + draw(1, step, 4 * 10**6, note)
+        told += draw(3, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
         told += draw(1, step, 2 * 10**6, retelling) + draw(1, step, 2 * 10**6, caption)
         return captions + asked + told + drills(step, 1)
 

@@ -62,8 +62,8 @@ def test_a_map_stands_where_the_patches_of_the_stages_will(tokenizer, table, tem
         assert ids == map_sample(table, template, index, tokenizer)[0]
 
 
-def test_told_texts_and_blurs_have_no_map():
-    assert {row.kind for row in LAID_OUT}.isdisjoint({"text"}) and len(LAID_OUT) == 12
+def test_told_texts_blurs_and_counts_have_no_map():
+    assert {row.kind for row in LAID_OUT}.isdisjoint({"text", "counting"}) and len(LAID_OUT) == 11
 
 
 @pytest.mark.parametrize("one", DOMAINS, ids=lambda one: one.name)
