@@ -108,10 +108,6 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--run-dir", default=Path("runs/tiny"), **path, help="default: %(default)s")
     p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")
-    p.add_argument(
-        "--devices", **count,
-        help="GPUs, or processes without one, that share the work; default: 1 GPU, else 2 processes",
-    )  # fmt: skip
     _seed_and_threads(p)
 
     p = command(
@@ -160,8 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--weighing", choices=("pass", "token"),
-        help="what counts alike in a step's loss; default: the preset's, which is a device's pass as in the "
-        "original, for tiny the token",
+        help="what counts alike in a step's loss; default: the preset's, a device's pass as in the original",
     )  # fmt: skip
     p.add_argument(
         "--activation-checkpointing", action="store_true", help="less memory, more work, the same numbers"

@@ -50,15 +50,7 @@ def reproduce(args: Arguments) -> None:
     _threads(args)
     from minillava.reproduce import reproduce as run
 
-    devices = args.devices or _usual_devices()
-    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, devices=devices)
-
-
-def _usual_devices() -> int:
-    """One GPU where there is one, else two processes on the CPU if it has the cores."""
-    import torch
-
-    return 1 if torch.accelerator.is_available() or os.cpu_count() == 1 else 2
+    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run)
 
 
 def pretrain(args: Arguments) -> None:

@@ -29,9 +29,8 @@ def write_model_card(folder: Path, preset: Preset, summary: dict, table: str) ->
         f"`{Path(preset.language_model).name}`, on Toybox alone (license: CC0-1.0). It knows that small "
         "world and nothing else.",
         f"| stage | steps | seconds | last validation loss (nats a token) |\n|---|---:|---:|---:|\n{rows}",
-        f"{os.cpu_count()} CPU cores, processes: {summary['processes']}, threads of each: "
-        f"{summary['threads']}, {summary['seconds'] / 60:.1f} minutes in all, "
-        f"{summary['peak_memory_gb']:.1f} GB the first process; torch {torch.__version__}, transformers "
+        f"{os.cpu_count()} CPU cores, threads: {summary['threads']}, {summary['seconds'] / 60:.1f} minutes "
+        f"in all, {summary['peak_memory_gb']:.1f} GB; torch {torch.__version__}, transformers "
         f"{transformers.__version__}. Objects in the captions of stage 1: F1 {f1['before stage 1']:.2f} "
         f"before it, {f1['after stage 1']:.2f} after. Loss on held-out text: {loss['before stage 2']:.3f} "
         f"nats before stage 2, {loss['after stage 2']:.3f} after.",

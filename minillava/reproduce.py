@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
 from minillava import checkpoints, plots
@@ -52,7 +51,6 @@ def reproduce(
     preset: str = "tiny",
     seed: int = 0,
     fast_dev_run: bool = False,
-    devices: int = 1,
     say: Callable[[str], None] = print,
 ) -> Reproduction:
     """Join the preset's bases by both stages, evaluate on held-out pictures, and draw what came of it.
@@ -62,23 +60,12 @@ def reproduce(
     `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
     an interrupted run goes on where it was, and a finished one is evaluated again without training.
     `fast_dev_run` takes three steps of each stage and a few questions, to see that all of it works.
-
-    Without a GPU, two `devices` are two processes, each with its share of every batch and of the questions
-    asked: faster than two threads in one, and the same to rounding. Lightning starts the second as a copy of
-    the command that runs, so a program that asks for two has to call this as the first thing it does; of the
-    processes the first writes, and only its result has `files`.
     """
     begun = time.perf_counter()
-    first = rank_zero_only.rank == 0
-    say = say if first else lambda text: None
     row = PRESETS[preset]
     folder = Path(run_dir) / ("fast-dev-run" if fast_dev_run else "")
     folder.mkdir(parents=True, exist_ok=True)
-    made = {"stage1": store.captions, "stage2": store.instructions}
-    sizes = {name: 96 if fast_dev_run else row.stages[name].samples for name in made}
-    data = {name: make("train", sizes[name], seed) for name, make in made.items()}
-    watched = {name: make("val", 16 if fast_dev_run else VALIDATION) for name, make in made.items()}
-    settings = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+    sizes = {name: 96 if fast_dev_run else row.stages[name].samples for name in row.stages}
     say(f"Joining {row.vision_tower} and {row.language_model} by a fresh {row.projector} projector.")
     model = checkpoints.from_bases(
         row.vision_tower, row.language_model, projector_type=row.projector, seed=seed
@@ -91,11 +78,10 @@ def reproduce(
     stages["stage1"] = train_stage(
         model,
         row.stages["stage1"],
-        data["stage1"],
+        store.captions("train", sizes["stage1"], seed),
         folder,
-        validation=watched["stage1"],
+        validation=store.captions("val", 16 if fast_dev_run else VALIDATION),
         seed=seed,
-        trainer=settings,
     )
     f1["after stage 1"] = caption_f1(model, 8 if fast_dev_run else 64)
     say("Asking the language model alone, with the pictures told in words: what it brings along.")
@@ -105,25 +91,22 @@ def reproduce(
     stages["stage2"] = train_stage(
         model,
         row.stages["stage2"],
-        data["stage2"],
+        store.instructions("train", sizes["stage2"], seed),
         folder,
-        validation=watched["stage2"],
+        validation=store.instructions("val", 16 if fast_dev_run else VALIDATION),
         probes=probes,
         seed=seed,
-        trainer=settings,
     )
     text["after stage 2"] = text_loss(model, 8 if fast_dev_run else 64)
     say("Asking held-out questions about pictures never trained on.")
     report = evaluate(model, "test", baselines=BASELINES, limit=limit, given={"oracle": oracle})
     result = Reproduction(folder, report, stages, f1, text, 0.0)
-    if not first:
-        return result
     result.files = {"model": stages["stage2"].folder / "model"}
     report.save(folder)
     result.files["accuracy"] = folder / "accuracy.md"
     result.files |= draw_figures(model, result)
     result.seconds = time.perf_counter() - begun
-    summary = _summary(result, row, seed, devices)
+    summary = _summary(result, row, seed)
     result.files["summary"] = folder / "summary.json"
     result.files["summary"].write_text(json.dumps(summary, indent=2) + "\n")
     result.files["card"] = write_model_card(result.files["model"], row, summary, report.to_markdown())
@@ -273,7 +256,7 @@ def draw_figures(model, result: Reproduction, seen: int = 300) -> dict[str, Path
     return {what: folder / name for what, (name, _) in figures.items()}
 
 
-def _summary(result: Reproduction, preset: Preset, seed: int, processes: int) -> dict:
+def _summary(result: Reproduction, preset: Preset, seed: int) -> dict:
     """What `summary.json` holds: enough to compare two runs, and to see what they cost."""
     return {
         "preset": preset.name,
@@ -292,6 +275,5 @@ def _summary(result: Reproduction, preset: Preset, seed: int, processes: int) ->
         },
         "seconds": round(result.seconds, 1),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "processes": processes,
         "threads": torch.get_num_threads(),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from minillava import checkpoints, training
 from minillava.config import PRESETS
 
-STAGE = replace(PRESETS["tiny"].stages["stage2"], batch_size=4, max_length=512, epochs=99, weighing="pass")
+STAGE = replace(PRESETS["tiny"].stages["stage2"], batch_size=4, max_length=512, epochs=99)
 
 
 class Stop(training.FiniteLoss):

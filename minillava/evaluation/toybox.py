@@ -117,8 +117,7 @@ def evaluate(
     `split` is a name of `toybox.records.SPLITS` ("test" is the shipped, frozen set) or a Dataset with
     its columns; `baselines` adds columns (see the top of this file); `limit` takes the first questions
     only. How replies are scored, each row's `measure` says: see `scoring`. Columns whose answers are
-    `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it. Of a run
-    of several processes all have to call this: each asks its share, and all get the whole report.
+    `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it.
 
     Raises ValueError for an unknown split, type or baseline, if no question is left, or if there are not as
     many given answers as questions.
@@ -258,44 +257,22 @@ def _batches(rows: list[dict], prompts: Sequence, size: int) -> Iterator[tuple[l
 def _ask(model, column: str, rows: list[dict], batch_size: int) -> list[str]:
     """The model's answers to every row, with the picture that `column` stands for."""
     others = _others(rows) if column == "shuffled" else range(len(rows))
-    prompts: list[tuple[Any, str]] = []
+    prompts = []
     for row, other in zip(rows, others, strict=True):
         told = f"{row['captions'][0]}\n" if column == "oracle" else ""
         image = None if column in ("blind", "oracle") else rows[other]["image"]["bytes"]
         prompts.append((image, told + row["question"]))
-    process, processes = _place()
-    mine = list(_batches(rows, prompts, batch_size))[process::processes]
-    total = sum(len(numbers) for batch, _ in mine for numbers in batch)
-    bar = tqdm(total=total, desc=f"asking ({column})", unit=" questions", disable=process > 0)
-    answers: dict[int, str] = {}
-    for batch, tokens in mine:
+    answers = [""] * len(rows)
+    bar = tqdm(total=len(rows), desc=f"asking ({column})", unit=" questions")
+    for batch, tokens in _batches(rows, prompts, batch_size):
         images, questions = zip(*(prompts[numbers[0]] for numbers in batch), strict=True)
         replies = model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
         for numbers, reply in zip(batch, replies, strict=True):
-            answers |= dict.fromkeys(numbers, reply)
+            for number in numbers:
+                answers[number] = reply
             bar.update(len(numbers))
     bar.close()
-    answers = _gathered(answers)
-    return [answers[number] for number in range(len(rows))]
-
-
-def _place() -> tuple[int, int]:
-    """(number of this process, how many there are) where a run has several; else (0, 1)."""
-    from torch import distributed
-
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-
-
-def _gathered(answers: dict[int, str]) -> dict[int, str]:
-    """What all processes have found, in each of them."""
-    from torch import distributed
-
-    _, processes = _place()
-    if processes == 1:
-        return answers
-    shares: list[dict[int, str]] = [{}] * processes
-    distributed.all_gather_object(shares, answers)
-    return {number: reply for share in shares for number, reply in share.items()}
+    return answers
 
 
 def _others(rows: list[dict]) -> list[int]:
