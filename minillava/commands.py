@@ -50,7 +50,16 @@ def reproduce(args: Arguments) -> None:
     _threads(args)
     from minillava.reproduce import reproduce as run
 
-    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run)
+    processes = 1 if args.fast_dev_run else _processes(args)
+    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, processes=processes)
+
+
+def _processes(args: Arguments) -> int:
+    """How many ask questions: by default two, where two threads are to be had and no GPU."""
+    import torch
+
+    alone = torch.accelerator.is_available() or torch.get_num_threads() == 1
+    return args.processes or (1 if alone else 2)
 
 
 def pretrain(args: Arguments) -> None:
@@ -237,7 +246,8 @@ def evaluate(args: Arguments) -> None:
     from minillava.evaluation.toybox import BASELINES
 
     baselines = BASELINES if args.baselines is None else args.baselines
-    report = run(model, args.split, types=args.types, baselines=baselines, limit=args.limit)
+    options = {"types": args.types, "baselines": baselines, "limit": args.limit}
+    report = run(model, args.split, **options, processes=_processes(args))
     print(report.to_markdown())
     _write_json(args.json, report.to_dict())
 

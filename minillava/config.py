@@ -172,9 +172,9 @@ PRESETS = {
                 # Small batches, high rates, a short memory: the models are a thousandth of the size, and have
                 # minutes. With the original's beta of 0.999 the first steps' gradients, the largest, hold the
                 # others back to the end (objects in captions: F1 0.82; with 0.98 and a longer warm-up 0.85).
-                # Of the same 9,600 captions, in batches of 16 stage 1 learned 45 % of signs' first characters,
-                # in batches of 8 it learned 70 %, of 4 89 %. At a rate of 2e-3 the language model forgot in
-                # stage 2: of counts told in words it had 83 % right before, 65 % after; at 1e-3 79 %.
+                # Of the same captions, in batches of 16 stage 1 learned 45 % of signs' first characters, in
+                # batches of 8 it learned 70 %, of 4 89 %. At 2e-3 the language model forgot in stage 2: of
+                # counts told in words it had 83 % right before, 65 % after; at 1e-3 79 %.
                 "stage1": replace(
                     STAGE1,
                     batch_size=4,
@@ -187,12 +187,12 @@ PRESETS = {
                 ),
                 "stage2": replace(
                     STAGE2,
-                    batch_size=4,
-                    learning_rate=7e-4,
-                    projector_learning_rate=1.4e-3,
+                    batch_size=8,
+                    learning_rate=1e-3,
+                    projector_learning_rate=2e-3,
                     betas=(0.9, 0.98),
                     warmup_ratio=0.05,
-                    samples=8_000,
+                    samples=9_600,
                     max_length=512,
                     precision="32-true",
                 ),

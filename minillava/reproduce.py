@@ -51,6 +51,7 @@ def reproduce(
     preset: str = "tiny",
     seed: int = 0,
     fast_dev_run: bool = False,
+    processes: int = 1,
     say: Callable[[str], None] = print,
 ) -> Reproduction:
     """Join the preset's bases by both stages, evaluate on held-out pictures, and draw what came of it.
@@ -59,7 +60,8 @@ def reproduce(
     (a llava-hf folder with its card), `accuracy.md` and `.json`, `loss-stage1.png`, `loss-stage2.png`,
     `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
     an interrupted run goes on where it was, and a finished one is evaluated again without training.
-    `fast_dev_run` takes three steps of each stage and a few questions, to see that all of it works.
+    `fast_dev_run` takes 24 steps of each stage and a few questions, to see that all of it works. Several
+    `processes` share the held-out questions: see `evaluate`.
     """
     begun = time.perf_counter()
     row = PRESETS[preset]
@@ -99,7 +101,9 @@ def reproduce(
     )
     text["after stage 2"] = text_loss(model, 8 if fast_dev_run else 64)
     say("Asking held-out questions about pictures never trained on.")
-    report = evaluate(model, "test", baselines=BASELINES, limit=limit, given={"oracle": oracle})
+    report = evaluate(
+        model, "test", baselines=BASELINES, limit=limit, given={"oracle": oracle}, processes=processes
+    )
     result = Reproduction(folder, report, stages, f1, text, 0.0)
     result.files = {"model": stages["stage2"].folder / "model"}
     report.save(folder)

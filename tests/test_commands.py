@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from helpers import QUESTION, mistake
 from PIL import Image
 
@@ -317,7 +318,13 @@ def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: calls.update(reproduce=(a, k)))
     assert main(["reproduce", "--run-dir", "there", "--seed", "3", "--fast-dev-run"]) == 0
     (folder,), options = calls["reproduce"]
-    assert (str(folder), options) == ("there", {"seed": 3, "fast_dev_run": True})
+    assert (str(folder), options) == ("there", {"seed": 3, "fast_dev_run": True, "processes": 1})
+    cases = ([], 4, False, 2), ([], 1, False, 1), ([], 4, True, 1), (["3"], 1, True, 3)
+    for given, threads, gpu, processes in cases:
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda gpu=gpu: gpu)
+        assert main(["reproduce", *(word for n in given for word in ("--processes", n))]) == 0
+        assert calls["reproduce"][1]["processes"] == processes
 
     for base, module, function in (
         ("clip", clip, "pretrain_clip"),

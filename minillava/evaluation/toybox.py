@@ -10,9 +10,14 @@
 
 import json
 import re
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,12 @@ SHORTEST = 16
 
 ASKED = ("sighted", "blind", "shuffled", "oracle")
 """The columns for which the model is asked; `majority` needs no model."""
+
+Prompt = tuple[bytes | None, str]
+"""The file of a picture, or none, and a question."""
+
+Answering = Callable[[Iterable[tuple[list[Prompt], int]]], Iterator[list[str]]]
+"""From batches of prompts, each with the most new tokens, to their replies."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +122,16 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 64,
     given: Mapping[str, Sequence[str]] | None = None,
+    processes: int = 1,
 ) -> Report:
     """Ask every held-out question of a Toybox split on its own and score the replies.
 
     `split` is a name of `toybox.records.SPLITS` ("test" is the shipped, frozen set) or a Dataset with
     its columns; `baselines` adds columns (see the top of this file); `limit` takes the first questions
     only. How replies are scored, each row's `measure` says: see `scoring`. Columns whose answers are
-    `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it.
+    `given`, from `ask`, come last: so the oracle can be the language model before stage 2 tuned it. Several
+    `processes` share the questions and the CPU's threads, each with a copy of the model: the same replies,
+    to rounding. (Each reads the script that asks for them again: it needs its `if __name__ == "__main__":`.)
 
     Raises ValueError for an unknown split, type or baseline, if no question is left, or if there are not as
     many given answers as questions.
@@ -142,10 +156,11 @@ def evaluate(
                 "give `ask` the same split and limit, and choose no types."
             )
     columns = ["sighted", *(b for b in baselines if b != "sighted")]
-    answers = {
-        column: _majority(rows) if column == "majority" else _ask(model, column, rows, batch_size)
-        for column in columns
-    }
+    with _answering(model, processes) as answering:
+        answers = {
+            column: _majority(rows) if column == "majority" else _ask(answering, column, rows, batch_size)
+            for column in columns
+        }
     answers |= {column: list(replies) for column, replies in (given or {}).items()}
     accuracy, interval = {}, {}
     tables = {column: scores(rows, replies) for column, replies in answers.items()}
@@ -166,7 +181,8 @@ def ask(
     model, column: str, split: str | datasets.Dataset = "test", limit: int | None = None, batch_size: int = 64
 ) -> list[str]:
     """The model's answers to a split's questions, shown what a column of the table shows: see `evaluate`."""
-    return _ask(model, column, _rows(split)[:limit], batch_size)
+    with _answering(model) as answering:
+        return _ask(answering, column, _rows(split)[:limit], batch_size)
 
 
 def _rows(split: str | datasets.Dataset) -> list[dict]:
@@ -254,19 +270,57 @@ def _batches(rows: list[dict], prompts: Sequence, size: int) -> Iterator[tuple[l
             yield [numbers for numbers, _ in group[start : start + size]], max(SHORTEST, most * 4 // 3)
 
 
-def _ask(model, column: str, rows: list[dict], batch_size: int) -> list[str]:
+@contextmanager
+def _answering(model, processes: int = 1) -> Iterator[Answering]:
+    """How the model's replies are had: in this process, or in several that load a copy of it."""
+    if processes == 1:
+        yield partial(map, partial(_replies, model))
+        return
+    import torch
+
+    from minillava import checkpoints
+
+    threads = max(1, torch.get_num_threads() // processes)
+    spawn = get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, spawn) as pool:
+        checkpoints.export(model, folder)
+        yield partial(pool.map, partial(_copys_replies, folder, threads))
+
+
+def _replies(model, batch: tuple[list[Prompt], int]) -> list[str]:
+    prompts, tokens = batch
+    images, questions = zip(*prompts, strict=True)
+    return model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
+
+
+def _copys_replies(folder: str, threads: int, batch: tuple[list[Prompt], int]) -> list[str]:
+    return _replies(_copy(folder, threads), batch)
+
+
+@lru_cache(maxsize=1)
+def _copy(folder: str, threads: int):
+    """The model of a folder, loaded once in a process that has so many threads."""
+    import torch
+
+    from minillava import checkpoints
+
+    torch.set_num_threads(threads)
+    return checkpoints.load(folder)
+
+
+def _ask(answering: Answering, column: str, rows: list[dict], batch_size: int) -> list[str]:
     """The model's answers to every row, with the picture that `column` stands for."""
     others = _others(rows) if column == "shuffled" else range(len(rows))
-    prompts = []
+    prompts: list[Prompt] = []
     for row, other in zip(rows, others, strict=True):
         told = f"{row['captions'][0]}\n" if column == "oracle" else ""
         image = None if column in ("blind", "oracle") else rows[other]["image"]["bytes"]
         prompts.append((image, told + row["question"]))
     answers = [""] * len(rows)
     bar = tqdm(total=len(rows), desc=f"asking ({column})", unit=" questions")
-    for batch, tokens in _batches(rows, prompts, batch_size):
-        images, questions = zip(*(prompts[numbers[0]] for numbers in batch), strict=True)
-        replies = model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
+    batches = list(_batches(rows, prompts, batch_size))
+    shown = [([prompts[numbers[0]] for numbers in batch], tokens) for batch, tokens in batches]
+    for (batch, _), replies in zip(batches, answering(shown), strict=True):
         for numbers, reply in zip(batch, replies, strict=True):
             for number in numbers:
                 answers[number] = reply

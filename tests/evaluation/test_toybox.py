@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import minillava
 from minillava.evaluation import evaluate
 from minillava.evaluation.toybox import ask, held_out
 from minillava.images import open_image
@@ -36,6 +37,13 @@ def test_columns_differ_by_what_the_model_is_shown(questions):
     assert accuracy["blind"] == pytest.approx(yes)
     assert accuracy["shuffled"] < 0.5
     assert report.accuracy["majority"]["exist"] >= 0.5
+
+
+def test_two_processes_answer_as_one_does(questions):
+    model, columns = minillava.load("tiny"), ("blind", "shuffled")
+    alone = evaluate(model, questions, baselines=columns, limit=40, batch_size=8)
+    shared = evaluate(model, questions, baselines=columns, limit=40, batch_size=8, processes=2)
+    assert shared.predictions == alone.predictions and shared.accuracy == alone.accuracy
 
 
 def test_a_prompt_that_comes_again_is_asked_once(questions):
