@@ -307,7 +307,7 @@ gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 peak = next((p for name, p in PEAKS.items() if name in gpu), None) if gpu else this_machine().float32
 
 tiny = PRESETS["tiny"]
-stage = replace(tiny.stages["stage2"], learning_rate=1e-5, batch_size=8)
+stage = replace(tiny.stages["stage2"], learning_rate=1e-5)
 mix = [records.instruction_record("train", index) for index in range(10 * stage.batch_size)]
 
 # %% tags=["nbval-ignore-output"]
