@@ -196,8 +196,9 @@ from minillava.toybox.records import DESCRIBE
 told = passage(model, sight.image, DESCRIBE, answer=sight.asked["captions"][0])
 words, boxes = [told.start], [[]]
 for name, box in sight.things:  # in the caption's order
-    words += [told.find(part, words[-1])[0] for part in name.split()]
-    boxes += [[box], [box]]
+    for part in name.split():
+        words.append(told.find(part, words[-1] + 1)[0])
+        boxes.append([box])
 maps = told.on_patches(told.attention([word - 1 for word in words]).mean((0, 1)))  # [tokens, grid, grid]
 masses = maps.sum((1, 2))
 assert len(maps) == 1 + 2 * len(sight.things) and masses.max() <= 1
@@ -369,8 +370,9 @@ head_grid(ours.grid[0], "the row before a color: does it point?", baseline=anoth
 # %% [markdown]
 # If layer 1 stands out, or the last, that is no surprise: tiny-Vicuna did not have to grow its first lookup heads:
 # those of layer 1, and half of the last layer's, had been written in before its training, which was on text alone
-# (`minillava/pretrain/head_start.py`). That they point at *patches* is what the stages taught. In a large model
-# nobody knows beforehand which heads do this, so they have to be found.
+# (`minillava/pretrain/head_start.py`). That they point at *patches* is what the stages taught, for which pictures
+# laid out in words had prepared it (`maps.py` beside it). In a large model nobody knows beforehand which heads do
+# this, so they have to be found.
 #
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
 # question points at the same place twice and scores 0; noise scores a quarter.
