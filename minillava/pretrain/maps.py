@@ -6,8 +6,8 @@
     empty  empty  3      yellow second   each cell a word about what is there. One cell down is GRID words
     empty  empty  empty  empty  empty    on, as it will be among patches.
 
-From a map it learns to collect what belongs together, to count what lies apart, and to turn places into
-words and numbers, in the very questions of the stages. What stage 1 is left to learn is to translate patches.
+From a map it learns to collect what belongs together, to read in order, and to turn places into words and
+numbers, in the very questions of the stages. What stage 1 is left to learn is to translate patches.
 """
 
 import random
