@@ -70,7 +70,7 @@ def test_tiny_is_counted_from_its_own_files():
 
 
 def test_steps_follow_the_records():
-    assert stage_size("tiny", "stage1", samples=33).steps == 5  # batches of 8
+    assert stage_size("tiny", "stage1", samples=33).steps == 9  # batches of 4
     with pytest.raises(ValueError, match="tiny has the stages .*, not scienceqa"):
         stage_size("tiny", "scienceqa")
 
