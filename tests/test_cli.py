@@ -104,6 +104,19 @@ def test_other_wrong_options(words, complaint, capsys):
     assert stop.value.code == 2 and complaint in capsys.readouterr().err
 
 
+def test_a_process_whose_peer_has_died_says_so_and_other_faults_are_raised(monkeypatch, capsys):
+    def fails(args):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(commands, "doctor", fails)
+    message = "[pair.cc:553] Connection closed by peer [127.0.0.1]:5553."
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    message = "a fault of the program"
+    with pytest.raises(RuntimeError, match=message):
+        main(["doctor"])
+
+
 def test_a_question_that_is_no_text(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ask", "--image", "a.png", os.fsdecode(b"What color\xff?")])
