@@ -108,7 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--run-dir", default=Path("runs/tiny"), **path, help="default: %(default)s")
     p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")
-    _asking(p)
+    p.add_argument(
+        "--processes", **count, help="that ask held-out questions; default: 2 on a CPU of several cores"
+    )
     _seed_and_threads(p)
 
     p = command(
@@ -202,7 +204,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--baselines", nargs="*", metavar="NAME", help="blind shuffled majority (default), oracle")
     p.add_argument("--types", nargs="+", metavar="TYPE", help="only these types of question")
     p.add_argument("--limit", **count, help="only the first N questions")
-    _asking(p)
+    p.add_argument(
+        "--processes", default=1, **count, help="that ask, each with its copy of the model; default: 1"
+    )
     p.add_argument("--json", **path, help="also write the numbers here")
     _seed_and_threads(p, seed=False)
 
@@ -323,13 +327,6 @@ def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> Non
     if seed:
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
-
-
-def _asking(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--processes", type=positive, metavar="N",
-        help="that ask held-out questions; default: 2 on a CPU of several cores",
-    )  # fmt: skip
 
 
 def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:

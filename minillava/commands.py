@@ -48,18 +48,13 @@ def _write_json(file: Path | None, content: dict) -> None:
 def reproduce(args: Arguments) -> None:
     _need(PRESETS["tiny"].vision_tower, PRESETS["tiny"].language_model)
     _threads(args)
-    from minillava.reproduce import reproduce as run
-
-    processes = 1 if args.fast_dev_run else _processes(args)
-    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, processes=processes)
-
-
-def _processes(args: Arguments) -> int:
-    """How many ask questions: by default two, where two threads are to be had and no GPU."""
     import torch
 
-    alone = torch.accelerator.is_available() or torch.get_num_threads() == 1
-    return args.processes or (1 if alone else 2)
+    from minillava.reproduce import reproduce as run
+
+    alone = args.fast_dev_run or torch.accelerator.is_available() or torch.get_num_threads() == 1
+    processes = args.processes or (1 if alone else 2)
+    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, processes=processes)
 
 
 def pretrain(args: Arguments) -> None:
@@ -247,7 +242,7 @@ def evaluate(args: Arguments) -> None:
 
     baselines = BASELINES if args.baselines is None else args.baselines
     options = {"types": args.types, "baselines": baselines, "limit": args.limit}
-    report = run(model, args.split, **options, processes=_processes(args))
+    report = run(model, args.split, **options, processes=args.processes)
     print(report.to_markdown())
     _write_json(args.json, report.to_dict())
 
