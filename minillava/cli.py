@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from minillava import commands
-from minillava.config import PRESETS
+from minillava.config import PRESETS, STRATEGIES
 
 MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
 """Exit codes: 2 as argparse's own, 128 + SIGINT and 128 + SIGTERM as shells have it."""
@@ -152,9 +152,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--devices", default=1, **count, help="GPUs of a node, default: %(default)s")
     p.add_argument("--nodes", default=1, **count, help="as SLURM or torchrun starts them: see examples/")
-    strategies = ("auto", "ddp", "fsdp2")
     p.add_argument(
-        "--strategy", choices=strategies, default="auto",
+        "--strategy", choices=STRATEGIES, default="auto",
         help="ddp: whole copies; fsdp2: shards. By default the one that suits the stage",
     )  # fmt: skip
     p.add_argument(
@@ -182,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--gpu", default="a100-80gb", help="of the table, or cpu: this one; default: %(default)s")
     p.add_argument("--devices", **count, help="GPUs of a node; default: 8, of a cpu 1")
     p.add_argument("--nodes", default=1, **count, help="default: %(default)s")
-    p.add_argument("--strategy", choices=strategies, default="auto", help="as of train; default: %(default)s")
+    p.add_argument("--strategy", choices=STRATEGIES, default="auto", help="as of train; default: %(default)s")
     p.add_argument("--checkpointing", "--activation-checkpointing", action="store_true", help="as of train")
     p.add_argument(
         "--micro-batch", "--device-batch", **count,

@@ -13,6 +13,9 @@ from typing import Literal
 IGNORE_INDEX = -100
 """Label of a position that does not enter the loss (PyTorch's `ignore_index`)."""
 
+STRATEGIES = ("auto", "ddp", "fsdp2")
+"""How several devices divide the work: `parallel.choose` makes Lightning's strategies of these names."""
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 """The shipped bases, finished model and evaluation set."""
 

@@ -26,8 +26,6 @@ from minillava.config import StageConfig
 from minillava.model import MiniLlava
 from minillava.saving import replace_folder, unfinished
 
-STRATEGIES = ("auto", "ddp", "fsdp2")
-
 POSITION = "meta.pt"
 """The file of a sharded checkpoint that holds what is no tensor, by Lightning's name for it."""
 

@@ -13,11 +13,11 @@ import psutil
 import torch
 
 from minillava.bases import read_tokenizer
-from minillava.config import PRESETS, Preset, StageConfig
+from minillava.config import PRESETS, STRATEGIES, Preset, StageConfig
 from minillava.conversation import encode
 from minillava.flops import Flops, Shapes, sample_flops
 from minillava.memory import GB, GPUS, Gpu, Memory, Setup, device_memory
-from minillava.parallel import STRATEGIES, Sharded, choose
+from minillava.parallel import Sharded, choose
 from minillava.records import pictures
 from minillava.shapes import StageSize, meta_config, stage_size
 from minillava.toybox import records as toybox

@@ -277,7 +277,7 @@ def train_stage(
     `stage.batch_size`); gradients accumulate up to the stage's batch. `num_workers` processes prepare the
     batches of each device. With `skip_broken` a record that breaks midway is replaced by the next, counted
     and listed in `skipped.txt`. `overrides` replace fields of the stage; `trainer` holds further arguments of
-    Lightning's Trainer (devices, num_nodes, accelerator, ...), its `strategy` one of `parallel.STRATEGIES`
+    Lightning's Trainer (devices, num_nodes, accelerator, ...), its `strategy` one of `config.STRATEGIES`
     or Lightning's own. After fsdp2 `model` stays in shards: load what the stage left.
 
     Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does not

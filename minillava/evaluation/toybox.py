@@ -9,22 +9,15 @@
 """
 
 import json
-import re
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import datasets
-from tqdm import tqdm
 
 from minillava.config import DATA
+from minillava.evaluation.asking import answering, replies
 from minillava.evaluation.metrics import bootstrap_interval
 from minillava.evaluation.scoring import ERROR, F1, PRECISION, RECALL, score
 from minillava.toybox import store
@@ -36,17 +29,8 @@ UNSAID = {"domain": "scenes", "kind": "questions", "measure": "exact"}
 """What rows are that do not say it: short questions about scenes."""
 
 BASELINES = ("blind", "shuffled", "majority")
-SHORTEST = 16
-"""New tokens that every reply may have: words that the tokenizer has not met take several."""
-
 ASKED = ("sighted", "blind", "shuffled", "oracle")
 """The columns for which the model is asked; `majority` needs no model."""
-
-Prompt = tuple[bytes | None, str]
-"""The file of a picture, or none, and a question."""
-
-Answering = Callable[[Iterable[tuple[list[Prompt], int]]], Iterator[list[str]]]
-"""From batches of prompts, each with the most new tokens, to their replies."""
 
 
 @dataclass(frozen=True)
@@ -149,21 +133,21 @@ def evaluate(
     rows = [row for row in asked if types is None or row["type"] in types][:limit]
     if not rows:
         raise ValueError(f"No question of {name} is left after choosing the types {types}.")
-    for column, replies in (given or {}).items():
-        if len(replies) != len(rows):
+    for column, answered in (given or {}).items():
+        if len(answered) != len(rows):
             raise ValueError(
-                f"{len(replies)} answers are given for {column}, but {len(rows)} questions are asked: "
+                f"{len(answered)} answers are given for {column}, but {len(rows)} questions are asked: "
                 "give `ask` the same split and limit, and choose no types."
             )
     columns = ["sighted", *(b for b in baselines if b != "sighted")]
-    with _answering(model, processes) as answering:
+    with answering(model, processes) as answer:
         answers = {
-            column: _majority(rows) if column == "majority" else _ask(answering, column, rows, batch_size)
+            column: _majority(rows) if column == "majority" else replies(answer, column, rows, batch_size)
             for column in columns
         }
-    answers |= {column: list(replies) for column, replies in (given or {}).items()}
+    answers |= {column: list(answered) for column, answered in (given or {}).items()}
     accuracy, interval = {}, {}
-    tables = {column: scores(rows, replies) for column, replies in answers.items()}
+    tables = {column: scores(rows, answered) for column, answered in answers.items()}
     for column, table in tables.items():
         accuracy[column] = {title: sum(values) / len(values) for title, values in table.items()}
         interval[column] = {title: bootstrap_interval(values, seed=0) for title, values in table.items()}
@@ -181,8 +165,8 @@ def ask(
     model, column: str, split: str | datasets.Dataset = "test", limit: int | None = None, batch_size: int = 64
 ) -> list[str]:
     """The model's answers to a split's questions, shown what a column of the table shows: see `evaluate`."""
-    with _answering(model) as answering:
-        return _ask(answering, column, _rows(split)[:limit], batch_size)
+    with answering(model) as answer:
+        return replies(answer, column, _rows(split)[:limit], batch_size)
 
 
 def _rows(split: str | datasets.Dataset) -> list[dict]:
@@ -240,100 +224,3 @@ def _majority(rows: list[dict]) -> list[str]:
         for kind in {row["type"] for row in rows}
     }
     return [common[row["type"]] for row in rows]
-
-
-def _pieces(text: str) -> int:
-    """No less than the number of a text's tokens: words, and every digit, mark and space before one."""
-    return len(re.findall(r"[^\W\d_]+|\S|\n| (?=[\W\d])", text))
-
-
-def _batches(rows: list[dict], prompts: Sequence, size: int) -> Iterator[tuple[list[list[int]], int]]:
-    """Numbers of rows of about equally long answers, and how many new tokens these may have.
-
-    Within a factor of two: a batch goes on until its last reply is complete. A type's replies may be a third
-    longer than the longest right one, and of SHORTEST tokens at least. Rows of the same prompt, of which
-    there are many without a picture, stand together, to be asked once.
-    """
-    longest: Counter = Counter()
-    for row in rows:
-        longest[row["type"]] = max(longest[row["type"]], _pieces(row["answer"]))
-    alike: dict[Any, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        alike[prompt].append(number)
-    groups: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
-    for numbers in alike.values():
-        pieces = max(longest[rows[number]["type"]] for number in numbers)
-        groups[(pieces - 1).bit_length()].append((numbers, pieces))
-    for _, group in sorted(groups.items()):
-        most = max(pieces for _, pieces in group)
-        for start in range(0, len(group), size):
-            yield [numbers for numbers, _ in group[start : start + size]], max(SHORTEST, most * 4 // 3)
-
-
-@contextmanager
-def _answering(model, processes: int = 1) -> Iterator[Answering]:
-    """How the model's replies are had: in this process, or in several that load a copy of it."""
-    if processes == 1:
-        yield partial(map, partial(_replies, model))
-        return
-    import torch
-
-    from minillava import checkpoints
-
-    threads = max(1, torch.get_num_threads() // processes)
-    spawn = get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, spawn) as pool:
-        checkpoints.export(model, folder)
-        yield partial(pool.map, partial(_copys_replies, folder, threads))
-
-
-def _replies(model, batch: tuple[list[Prompt], int]) -> list[str]:
-    prompts, tokens = batch
-    images, questions = zip(*prompts, strict=True)
-    return model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
-
-
-def _copys_replies(folder: str, threads: int, batch: tuple[list[Prompt], int]) -> list[str]:
-    return _replies(_copy(folder, threads), batch)
-
-
-@lru_cache(maxsize=1)
-def _copy(folder: str, threads: int):
-    """The model of a folder, loaded once in a process that has so many threads."""
-    import torch
-
-    from minillava import checkpoints
-
-    torch.set_num_threads(threads)
-    return checkpoints.load(folder)
-
-
-def _ask(answering: Answering, column: str, rows: list[dict], batch_size: int) -> list[str]:
-    """The model's answers to every row, with the picture that `column` stands for."""
-    others = _others(rows) if column == "shuffled" else range(len(rows))
-    prompts: list[Prompt] = []
-    for row, other in zip(rows, others, strict=True):
-        told = f"{row['captions'][0]}\n" if column == "oracle" else ""
-        image = None if column in ("blind", "oracle") else rows[other]["image"]["bytes"]
-        prompts.append((image, told + row["question"]))
-    answers = [""] * len(rows)
-    bar = tqdm(total=len(rows), desc=f"asking ({column})", unit=" questions")
-    batches = list(_batches(rows, prompts, batch_size))
-    shown = [([prompts[numbers[0]] for numbers in batch], tokens) for batch, tokens in batches]
-    for (batch, _), replies in zip(batches, answering(shown), strict=True):
-        for numbers, reply in zip(batch, replies, strict=True):
-            for number in numbers:
-                answers[number] = reply
-            bar.update(len(numbers))
-    bar.close()
-    return answers
-
-
-def _others(rows: list[dict]) -> list[int]:
-    """For each row another one of its domain: half of these away, as rows of one picture stand together."""
-    others = list(range(len(rows)))
-    for name in {row["domain"] for row in rows}:
-        numbers = [number for number, row in enumerate(rows) if row["domain"] == name]
-        for place, number in enumerate(numbers):
-            others[number] = numbers[(place + len(numbers) // 2) % len(numbers)]
-    return others
