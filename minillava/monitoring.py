@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import logging
 import time
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from minillava.saving import write_whole
+
+# Lightning recommends its cloud services at the start of every stage, in red in a notebook.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "💡 Tip" not in record.getMessage()
+)
 
 
 class Progress(TQDMProgressBar):

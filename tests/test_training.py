@@ -266,6 +266,13 @@ def test_a_stage_leaves_its_curve_its_answers_and_its_weights(make_model, record
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_a_stage_says_nothing_of_clouds_and_deprecations(make_model, records, tmp_path, caplog, recwarn):
+    with caplog.at_level("INFO"):
+        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=1)
+    assert caplog.records and "Tip" not in caplog.text  # the devices are told
+    assert not [warning for warning in recwarn if "LeafSpec" in str(warning.message)]
+
+
 def test_worker_processes_prepare_the_batches_of_both_loaders(make_model, records, tmp_path, monkeypatch):
     workers = []
 

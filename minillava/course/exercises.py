@@ -12,6 +12,7 @@ ones.
 
 import inspect
 import numbers
+import re
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from IPython.display import Markdown
 from torch import Tensor
@@ -34,7 +36,7 @@ class Exercise:
         statement: what is asked, in Markdown.
         hint: the way there, without the answer.
         solution: the function that is asked for; where a value is, a function without parameters that
-            returns it. Its source is what students are shown.
+            returns it and has the name of the variable. Its source is what students are shown.
         mistake: an answer -> what is wrong with it, in a sentence, or None if nothing is.
         shows: what one has seen by getting it right.
     """
@@ -111,8 +113,9 @@ def solution(name: str) -> None:
 
 
 def source(exercise: Exercise) -> str:
-    """The solution's code, as it can be pasted into a cell."""
-    return textwrap.dedent(inspect.getsource(exercise.solution)).strip()
+    """The solution's code, as it can be pasted over the stub: a function, or `name = value`."""
+    code = textwrap.dedent(inspect.getsource(exercise.solution)).strip()
+    return re.sub(r"^def (\w+)\(\):\s+return ", r"\1 = ", code)
 
 
 def verdict(exercise: Exercise, answer: Any, name: str = "") -> str:
@@ -138,12 +141,26 @@ def _watched(answer: Any) -> Any:
         try:
             result = answer(*args)
         except Exception as error:
-            line = traceback.extract_tb(error.__traceback__)[-1].lineno
-            kind = type(error).__name__
-            raise Stopped(f"your function stops in line {line} with {kind}: {error}") from error
+            kind, given = type(error).__name__, " and ".join(map(_described, args))
+            message = f"your function stops{_line(answer, error)} with {kind}: {error}"
+            raise Stopped(f"{message.rstrip('.')}. It was given {given}.") from error
         return _finished(result)
 
     return call
+
+
+def _line(answer: Callable, error: Exception) -> str:
+    """Where a student's own code stopped, not the library that it called; nothing for a builtin."""
+    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in line {lines[-1]}" if lines else ""
+
+
+def _described(given: Any) -> str:
+    """An argument in a few words: a tensor or an array by its shape, other values as they are."""
+    if isinstance(given, (Tensor, np.ndarray)):
+        return f"a {'tensor' if isinstance(given, Tensor) else 'NumPy array'} of shape {list(given.shape)}"
+    return textwrap.shorten(repr(given), 60, placeholder=" ...")
 
 
 def _finished(answer: Any) -> Any:

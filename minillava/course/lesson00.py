@@ -41,7 +41,7 @@ def _ask(answer: Any) -> str | None:
     return None if found == "a parrot" else f"it asks rightly, but returns {found!r} and not the answer."
 
 
-def worth():
+def seen():
     return 74 - 55
 
 
@@ -76,7 +76,7 @@ EXERCISES = {
             "`seen = ...`."
         ),
         hint="Either twin shows what can be had without the right picture. Which one leaves less to explain?",
-        solution=worth,
+        solution=seen,
         mistake=_worth,
         shows="74 % sounds like sight; 19 answers are. The stronger baseline is the one that counts.",
     ),

@@ -12,20 +12,25 @@ def normalized(box, edge):
 
 
 def _normalized(answer: Any) -> str | None:
-    box, edge = (24, 12, 48, 90), 96
-    found, wanted = answer(box, edge), [0.25, 0.125, 0.5, 0.938]
-    if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
-        return f"for the box {box} it returns {found!r}; a list of four numbers is wanted."
-    found = [float(value) for value in found]
-    if all(abs(one - other) < 1e-6 for one, other in zip(found, wanted, strict=True)):
-        return None
-    if found == [value / edge for value in box]:
-        return "the numbers are right but not rounded to three decimals, as in LLaVA's file."
-    if max(found) > 1:
-        return f"it returns {found}: numbers beyond 1. Divide each by the picture's edge, {edge}."
-    if found[:2] == wanted[:2] and abs(found[2] - 0.25) < 1e-3:
-        return "the last two are width and height; LLaVA's boxes end with the lower right corner, x2 and y2."
-    return f"for the box {box} and the edge {edge} it returns {found}; wanted is {wanted}."
+    for box, edge, wanted in (
+        ((24, 12, 48, 90), 96, [0.25, 0.125, 0.5, 0.938]), ((5, 10, 20, 25), 50, [0.1, 0.2, 0.4, 0.5])
+    ):  # fmt: skip
+        found = answer(box, edge)
+        if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
+            return f"for the box {box} it returns {found!r}; a list of four numbers is wanted."
+        found = [float(value) for value in found]
+        if all(abs(one - other) < 1e-6 for one, other in zip(found, wanted, strict=True)):
+            continue
+        if found == [value / edge for value in box]:
+            return "the numbers are right but not rounded to three decimals, as in LLaVA's file."
+        if max(found) > 1:
+            return f"it returns {found}: numbers beyond 1. Divide each by the picture's edge, {edge}."
+        if found[:2] == wanted[:2] and abs(found[2] - (box[2] - box[0]) / edge) < 1e-3:
+            return (
+                "the last two are width and height; LLaVA's boxes end with the lower right corner, x2 and y2."
+            )
+        return f"for the box {box} and the edge {edge} it returns {found}; wanted is {wanted}."
+    return None
 
 
 def caption_record(name, image, caption):

@@ -13,7 +13,7 @@ def image_tokens(size, patch):
 
 
 def _image_tokens(answer: Any) -> str | None:
-    for size, patch, wanted in ((336, 14, 576), (96, 12, 64)):
+    for size, patch, wanted in ((336, 14, 576), (96, 12, 64), (100, 12, 64)):
         found = answer(size, patch)
         if not is_number(found):
             return f"it returns a {type(found).__name__}; a number is wanted."
@@ -24,6 +24,8 @@ def _image_tokens(answer: Any) -> str | None:
             return f"{where}, {found} is how many stand in one row; there are as many rows."
         if found == wanted + 1:
             return f"{where}, {found} counts CLS; LLaVA drops it."
+        if size % patch:
+            return f"{where} it returns {found}; {size // patch} fit side by side, the rest is cut off."
         return f"{where} it returns {found}; wanted is {wanted}."
     return None
 
@@ -55,11 +57,11 @@ def _cut(answer: Any) -> str | None:
     return wrong
 
 
-def layers_run():
+def layers():
     return 23
 
 
-def _layers_run(answer: Any) -> str | None:
+def _layers(answer: Any) -> str | None:
     if answer == 23:
         return None
     known = {
@@ -86,7 +88,7 @@ def _nearest(answer: Any) -> str | None:
     if not is_number(found):
         return f"it returns a {type(found).__name__}; the index of one row is wanted."
     if found == 2:
-        return None
+        return _nearest_of_many(answer)
     if found == 0:
         return "row 0 has the largest dot product because it is long. Compare directions: cosine similarity."
     if found == 3:
@@ -94,6 +96,19 @@ def _nearest(answer: Any) -> str | None:
     if not float(found).is_integer():
         return f"{found:.3g} is a similarity; wanted is the index of the row that has it."
     return f"it returns row {found}; row 2 has the direction most like the query's."
+
+
+def _nearest_of_many(answer: Any) -> str | None:
+    query = torch.tensor([1.0, 2.0])
+    others = torch.tensor([[-1.0, -2.0], [1.0, 1.9], [0.1, 9.0], [90.0, 1.0]])
+    found = answer(query, others)
+    if found == nearest(query, others):
+        return None
+    if found == 0:
+        return "row 0 of another table points away from the query; a cosine of -1 is the least alike."
+    return (
+        f"right for one table; of another it returns row {found}, not 1. Is each *row* brought to length 1?"
+    )
 
 
 EXERCISES = {
@@ -126,8 +141,8 @@ EXERCISES = {
             "`hidden_states[-2]` is read? Set `layers = ...`."
         ),
         hint="hidden_states[0] is what enters the first layer: no layer has run. Which index is -2 of 25?",
-        solution=layers_run,
-        mistake=_layers_run,
+        solution=layers,
+        mistake=_layers,
         shows="The 24th layer is in the file and never needed: `encode_patches` stops before it.",
     ),
     "nearest": Exercise(

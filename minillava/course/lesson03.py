@@ -23,6 +23,9 @@ def _parameters(answer: Any) -> str | None:
         2 * (vision * text + text): "the second layer goes from the text width to the text width.",
         vision * text + vision + text * text + text: "a bias has as many numbers as its layer puts out.",
         2 * (text * text + text): "the first layer takes in the vision width.",
+        vision * vision + vision + vision * text + text: "the first layer already ends in the text width.",
+        vision * text + text + text * text: "the second layer has a bias, too.",
+        vision * text + text * text + vision: "a bias has as many numbers as its layer puts out, in both.",
     }
     if found == parameters(vision, text):
         other = answer(128, 192)
@@ -57,6 +60,11 @@ def _project(answer: Any) -> str | None:
             F.gelu(inner) @ w2.T + b2
         ),
         "the biases are missing.": F.gelu(features @ w1.T) @ w2.T,
+        "the second layer's bias is missing.": F.gelu(inner) @ w2.T,
+        "the first layer's bias is missing.": F.gelu(features @ w1.T) @ w2.T + b2,
+        "the first bias comes after GELU; it belongs to the layer before.": (F.gelu(features @ w1.T) + b1)
+        @ w2.T
+        + b2,
         "that is the first layer alone.": F.gelu(inner),
     }
     for sentence, value in known.items():
@@ -82,9 +90,13 @@ def _splice(answer: Any) -> str | None:
     if wrong is None:
         kept = table.clone()
         answer(ids, kept, patches, 4)
-        return (
-            None if torch.equal(kept, before) else "it overwrites the embedding table; copy the rows first."
-        )
+        if not torch.equal(kept, before):
+            return "it overwrites the embedding table; copy the rows first."
+        swapped = torch.tensor([4, 3, 3, 3, 4, 4])
+        again = answer(swapped, table.clone(), patches, 3)
+        if same_tensor(again, splice(swapped, table, patches, 3)) is not None:
+            return "right where the placeholder's id is 4; it has to come from `image_id`."
+        return None
     if isinstance(found, torch.Tensor) and found.shape == (len(ids) + len(patches), 2):
         return "the patches were put in beside the placeholders; they take their places."
     if isinstance(found, torch.Tensor) and found.shape == wanted.shape:
@@ -99,7 +111,7 @@ def _splice(answer: Any) -> str | None:
     return wrong
 
 
-def length():
+def rows():
     return 42 - 1 + 576
 
 
@@ -158,7 +170,7 @@ EXERCISES = {
             " read? Set `rows = ...`."
         ),
         hint="The placeholder goes, 24 × 24 patches come.",
-        solution=length,
+        solution=rows,
         mistake=_length,
         shows="That is why max_length 2048 leaves 1,472 for all the words of a conversation.",
     ),

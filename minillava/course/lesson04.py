@@ -62,7 +62,7 @@ def _labels(answer: Any) -> str | None:
         spans = [*spans, (31, 36), (36, 42), (42, 52), (52, 53), (53, 57), (57, 61)]
         found = _listed(answer(ids, spans, [(19, 31), (53, 61)]))
         if found == wanted:
-            return None
+            return _labels_across_edges(answer)
         if isinstance(found, list) and len(found) == len(ids) and found[8] == 31:
             return "with a second round its USER is learned: it begins where the first answer ends, outside."
         return f"one round is right; with a second, of the answers (19, 31) and (53, 61), it returns {found}."
@@ -81,6 +81,15 @@ def _labels(answer: Any) -> str | None:
     if all(label in (-100, True, False) for label in found):
         return "a label is the token's id where it is learned, not True."
     return f"it returns {found}; wanted is {wanted}."
+
+
+def _labels_across_edges(answer: Any) -> str | None:
+    ids, spans, edges = [11, 12, 13], [(0, 5), (5, 9), (9, 14)], [(3, 11)]
+    found, wanted = _listed(answer(ids, spans, edges)), labels(ids, spans, edges)
+    if found == wanted:
+        return None
+    where = f"of tokens with the spans {spans} and the answer {edges[0]} it returns {found}"
+    return f"{where}; where a token *begins* decides, wherever it ends: {wanted}."
 
 
 def masked_loss(logits, labels):
@@ -135,6 +144,8 @@ def _room(answer: Any) -> str | None:
             return f"{where} it returns {found}, which forgets that a picture takes 576 positions."
         if found == given[0] - given[2] - 1:
             return f"{where} it returns {found}, which gives a picture one position; it takes 576."
+        if found == given[0] - given[2] - 64 * given[1]:
+            return f"{where} it returns {found}: 64 is tiny-LLaVA's picture; LLaVA-1.5's takes 576."
         return f"{where} it returns {found}; wanted is {wanted}."
     return None
 
@@ -181,7 +192,7 @@ EXERCISES = {
         statement=(
             "LLaVA-1.5 cuts every sample to `max_length` positions, pictures included. Write "
             "`room(max_length, pictures, words)`: how many positions are left for the answer after "
-            "`pictures` pictures and `words` tokens of prompt."
+            "`pictures` pictures and `words` tokens of prompt, never below 0."
         ),
         hint="A picture takes 24 × 24 positions. What if more is gone than there was?",
         solution=room,

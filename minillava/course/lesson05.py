@@ -105,7 +105,9 @@ def _others(answer: Any) -> str | None:
         if isinstance(found, (torch.Tensor, np.ndarray)):
             found = found.tolist()
         if not isinstance(found, (list, tuple)) or not all(is_number(index) for index in found):
-            return f"it returns a {type(found).__name__}; a list of {number} picture numbers is wanted."
+            inside = f" of {type(found[0]).__name__}s" if isinstance(found, (list, tuple)) and found else ""
+            kind = f"{type(found).__name__}{inside}"
+            return f"it returns a {kind}; a list of {number} picture numbers is wanted."
         if len(found) != number:
             return f"for {number} captions it returns {len(found)} pictures; each caption gets one."
         if not all(index in range(number) for index in found):

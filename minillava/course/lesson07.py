@@ -87,7 +87,7 @@ def _honest(answer: Any) -> str | None:
             return None
         return f"right for one table; for another it returns {again:.3f}, not {wanted:.3f}."
     known = {
-        1.0: "each half is scored by its own best head, which is what is to be avoided.",
+        1.0: "each half is scored by its own best head, or each example; both are what is to be avoided.",
         0.5: "that is the best head of all examples, chosen on the very examples that score it.",
     }
     return known.get(found, f"for a table of 4 examples and 3 heads it returns {found}; wanted is {wanted}.")
@@ -101,26 +101,33 @@ def to_picture(row, column, width, height, grid):
 
 
 def _to_picture(answer: Any) -> str | None:
-    for size, at, kind in (((40, 20), (1, 3), "wide"), ((20, 40), (3, 1), "high")):
+    for size, at, grid, kind in (
+        ((40, 20), (1, 3), 4, "wide"), ((20, 40), (3, 1), 4, "high"), ((45, 20), (2, 1), 6, "wide")
+    ):  # fmt: skip
         (width, height), (row, column) = size, at
-        found = answer(row, column, width, height, 4)
+        found = answer(row, column, width, height, grid)
         if isinstance(found, (torch.Tensor, np.ndarray)):
             found = found.tolist()
         if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
             return f"it returns {found!r}; four numbers x1, y1, x2, y2 are wanted."
-        found, wanted = [float(v) for v in found], [float(v) for v in to_picture(row, column, *size, 4)]
+        found, wanted = [float(v) for v in found], [float(v) for v in to_picture(row, column, *size, grid)]
         if found == wanted:
             continue
         where = f"for a {kind} picture of {width} x {height} and patch {at}"
-        x, y = column * width / 4, row * height / 4
-        if found == [x, y, x + width / 4, y + height / 4]:
+        x, y, step = column * width / grid, row * height / grid, max(size) / grid
+        if found == [x, y, x + width / grid, y + height / grid]:
             return f"{where}: that stretches the grid over the picture; the model saw a padded square."
-        if found == [column * 10.0, row * 10.0, column * 10.0 + 10, row * 10.0 + 10]:
+        if found == [column * step, row * step, column * step + step, row * step + step]:
             return f"{where}: those are pixels of the padded square; take the margin off."
         if found == [wanted[1], wanted[0], wanted[3], wanted[2]]:
             return f"{where}: x and y have changed places; a row goes with y."
-        if found[2:] == [10.0, 10.0]:
+        if found[2:] == [step, step]:
             return f"{where}: the last two are to be x2 and y2, not width and height."
+        if grid == 6:  # the margin is 25, and a patch 7.5
+            return (
+                f"{where} of 6 x 6 it returns {found}; wanted is {wanted}. A patch need not be whole pixels "
+                "wide, but the margin before the picture is: half of it, rounded down."
+            )
         return f"{where} it returns {found}; wanted is {wanted}."
     return None
 

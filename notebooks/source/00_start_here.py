@@ -42,8 +42,8 @@ for name, part in model.named_children():
 # existed before, and had never met. In LLaVA-1.5-7B it is 0.02 billion of 7 billion (arXiv 2310.03744).
 #
 # ## Ask
-# This picture was never trained on. The repository ships many such, with questions and their right answers; of
-# those with a question about a shape it is the first where the model gets that right.
+# This picture was never trained on: of the many that the repository ships, with questions and right answers, the
+# first whose question about a shape the model gets right.
 
 # %% alt="Several colored shapes, a star among them, on a pale and slightly cloudy ground, so enlarged that single pixels can be seen."
 shapes = (s for s in sights(questions) if len(s.things) >= 3 and s.asked["type"] == "shape")
@@ -77,7 +77,7 @@ for row in questions:
 # prompt* (arXiv 2310.03744, table 7), not printed above. Ask something yourself:
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("00.ask")
 
@@ -122,8 +122,9 @@ check("00.worth", seen)
 
 # %% [markdown]
 # ## Where does it look?
-# Every word is a row of attention: how much it took from each earlier position, the picture's 64 patches among
-# them. Two rows are worth a look: that of the words naming a thing, and the one that predicts the answer.
+# Every word is a row of attention: how much it took from each earlier position, the picture's 64 patches among them.
+# (Each of thirty *heads* makes its own; we draw their mean.) Two rows are worth a look: that of the words naming a
+# thing, and the one that predicts the answer.
 
 # %% alt="The picture and two heat maps of attention over its patches: one for the word of the question that names a thing, one for the first word of the answer. The shapes are outlined and the thing asked about is boxed; under each map stand its share of attention and its peak."
 from minillava import attention
@@ -138,10 +139,10 @@ assert max(heat.sum() for heat in heats) <= 1
 word_by_word(picture, names, heats, [heat.sum() for heat in heats], [sight.asked["boxes"]] * 2)
 
 # %% [markdown]
-# In white, the thing that is asked about; under each map, how much of the row's attention is on the picture, and how
-# much on its brightest patch. Does the light fall into the box? **Do not believe it yet**: one map may
-# be luck. Toybox knows where everything is, so count: in sixty pictures, how often is the best head's brightest
-# patch on the right thing? And how often on *another*?
+# In white, the thing asked about; under each map, how much of the row's attention is on the picture, and on its
+# brightest patch. Does the light fall into the box? **Do not believe it yet**: one map may be luck. Toybox
+# knows where everything is, so count, for the first of the two rows: in sixty pictures, how often is the best head's
+# brightest patch on the right thing? And how often on *another*?
 
 # %%
 from minillava.grounding import measure
@@ -157,9 +158,9 @@ clear = points["best_head"] > 1.5 * points["other_object"]
 print("it points at the right thing much more often than at another one:", clear)
 
 # %% [markdown]
-# Where the right thing wins clearly, the map means something; where it does not, the model found its answer in some
-# other way, and one pretty picture would have fooled us. (`mean_map` is the mean of all heads, `area` what a dart
-# would hit; that chance is more than that, and what else can go wrong, is lesson 07.)
+# Where the right thing wins clearly, the map means something; where not, one pretty picture would have fooled us.
+# (`mean_map` is the mean of all heads, `area` what a dart would hit. Lesson 07 tells why chance is more than that,
+# and why the row of a right answer may be black.)
 #
 # ## Takeaways
 # - LLaVA is two pretrained models and a projector between them (LLaVA, arXiv 2304.08485).

@@ -93,7 +93,7 @@ beside(draw(scene), "\n".join([*captions, "", *instances]), [thing.box for thing
 # The numbers in brackets are boxes between 0 and 1. Make them yourself:
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("01.box")
 
@@ -109,7 +109,7 @@ check("01.box", normalized)
 # ## Stage 1: a picture and its caption
 # A **record** is a dict: `id`, `image`, and `conversations`, in which `human` and `gpt` take turns. Stage 1 has one
 # question and one answer, the caption. `<image>` marks where the picture goes. In LLaVA's files `image` is a
-# path; here it is the bytes of a PNG, so that one file holds all.
+# path; here it is a dict with the bytes of a PNG, so that one file holds all.
 #
 # **Predict first:** what will the two turns say?
 
@@ -255,7 +255,8 @@ check("01.adversarial", tempting)
 
 # %% [markdown]
 # ## Held out, four ways
-# A hash of *what a picture shows* decides whether it may be trained on. Three more splits each change one thing:
+# A hash of *what a picture shows* decides whether it may be trained on; the others make up the first held-out split,
+# `test`, whose pictures are of the training's kind. Three more each change one thing:
 # `compositional` shows pairs of color and shape that no training picture has, `more` one object more, and
 # `paraphrase` asks in words that were never trained on.
 #

@@ -44,7 +44,7 @@ assert_close(rows @ matrix.T, by_convolution[0].flatten(1).T)
 # last line checks. Nothing looked beyond its own patch so far.
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("02.count")
 
@@ -128,8 +128,8 @@ print(len(tower.encoder.layers), "layers,", len(hidden), "hidden states")
 print("LLaVA takes", list(hidden[-2][:, 1:].shape))
 
 # %% [markdown]
-# `encode_patches` is LLaVA's whole use of CLIP: hidden state −2, without CLS. It stops before the last layer,
-# which could not change the result. In LLaVA-1.5 the tower is CLIP ViT-L/14 at 336 pixels:
+# `encode_patches` is LLaVA's whole use of CLIP: hidden state −2, without CLS. The last layer comes after that state
+# and cannot change it, so it does not run. In LLaVA-1.5 the tower is CLIP ViT-L/14 at 336 pixels:
 
 # %%
 exercise("02.layer")
@@ -166,7 +166,8 @@ print("they add least to:     ", min(added, key=added.get))
 print("lost on the way to -2: ", [name for name, gain in added.items() if gain < -0.05])
 
 # %% [markdown]
-# Where a thing is can be read from the start, since each patch was given its place, and much of its color is in
+# (A guess gets one of 2 sizes, 6 shapes, 8 colors, 9 places.) Where a thing is can be read from the start, since each
+# patch was given its place, and much of its color is in
 # the pixels. *Shape* is not: a patch in the middle of a star is one flat color, exactly like one in the middle
 # of a heart. It takes layers in which patches look at each other before a patch can say "I am part of a star".
 # That is what LLaVA gets from CLIP, and what no projector could compute, since it sees one patch at a time. (A

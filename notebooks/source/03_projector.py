@@ -53,7 +53,7 @@ print("the third is the sum of the others:", torch.allclose(words[2], words[0] +
 # Write the general case, three lines at most:
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("03.project")
 
@@ -80,7 +80,7 @@ from minillava.toybox.draw import draw
 model = minillava.load("tiny")
 scene = records.scene("val", 41)
 picture = draw(scene)
-features = model.encode_images(preprocess(picture, 96, "pad")[None])  # [1, 64, 128], as in lesson 02
+features = model.encode_images(preprocess(picture, 96, "pad")[None])  # [1, 64, 128]; squares need no padding
 
 by_hand = nn.Sequential(nn.Linear(128, 192), nn.GELU(), nn.Linear(192, 192))
 names = {"linear_1": "0", "linear_2": "2"}
@@ -295,11 +295,11 @@ print("trained is half again as good as never trained:", sum(trained.values()) >
 
 # %% [markdown]
 # Hold each attribute against its own chance: with eight colors, six shapes and nine places they differ. And believe
-# the last line. Where it says True, the projector has put patches into the neighborhood of the right words, though
+# the last line. The projector has put patches into the neighborhood of the right words, though
 # no loss ever asked for that: the caption's loss only wanted the right words to come *out*. (It may help that
-# tiny-Vicuna has read words laid out in a grid before: `minillava/pretrain/maps.py`.) Where it says False, the
-# language model reads these rows all the same; they are words of a language of their own, and "patches become words"
-# is a manner of speaking. Do not expect 1 in either case: a row says more than one word can. And the scores look at
+# tiny-Vicuna has read words laid out in a grid before: `minillava/pretrain/maps.py`. A projector that you train may
+# end elsewhere: the language model then reads words of a language of their own, and "patches become words" is a
+# manner of speaking.) Nor is it ever 1: a row says more than one word can. And the scores look at
 # the rows that go *in*; what later layers make of them, they do not show.
 #
 # ## Break it: skip the projector

@@ -59,7 +59,7 @@ print("by hand and by PyTorch:", round(by_hand.item(), 4))
 # that position's own id.
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("04.loss")
 
@@ -104,7 +104,8 @@ print(encoded.prompt)
 # In front, on a line of its own; LLaVA moves it there, wherever it was written (`preprocess_multimodal`). Note
 # three small things that are easy to get wrong: a space after every colon, `</s>` glued to the
 # answer, and nothing between `</s>` and the next `USER`. There is also a near twin, `llava_v1`, which says
-# "curious human" for "curious user"; LLaVA-1.5 was trained and evaluated on this one (issue 129).
+# "curious human" for "curious user"; LLaVA-1.5 was trained and evaluated on this one
+# (haotian-liu/LLaVA issue 129).
 
 # %%
 exercise("04.prompt")
@@ -193,9 +194,10 @@ assert not [text for text, kind in strip if kind == "prompt" and text != "<s>"]
 token_strip(strip)
 
 # %% [markdown]
-# A newline, and no `</s>` (`preprocess_plain`). With nothing but the picture before it, *what* the caption
-# says can only come from the picture: that is the design of stage 1. (How captions *go* can be learned from any
-# picture; lesson 05 tells the two apart.) What a stage-1 model has *not* learned is to stop, or to answer.
+# A newline, and no `</s>` (`preprocess_plain`). (The empty token before *A* is the `▁` with which this tokenizer
+# begins a text.) With nothing but the picture before it, *what* the caption says can only come from the picture: that
+# is the design of stage 1. (How captions *go* can be learned from any picture; lesson 05 tells the two apart.) What a
+# stage-1 model has *not* learned is to stop, or to answer.
 #
 # ## What the model minimizes
 # The model's own loss, from a batch of one. **Predict first:** the labels cover the whole row, 64 positions of
@@ -253,11 +255,11 @@ def labels_by_counting(prompt, correction):
 counted = {correction: labels_by_counting(wanted.prompt, correction) for correction in (-1, 0, 1)}
 learned = {correction: sum(label != -100 for label in found) for correction, found in counted.items()}
 assert [counted[c] == wanted.labels for c in learned].count(True) == 1
-print("learned with one correction:", max(learned.values()), "tokens")
-print("with each of the others:    ", min(learned.values()))
+for correction, tokens_learned in learned.items():
+    print(f"correction {correction:>2}: {tokens_learned} tokens learned")
 
 # %% [markdown]
-# One fits; with the others, one token off, *nothing* is learned. Which one fits is a property of the tokenizer,
+# 0 fits; with the others, one token off, *nothing* is learned. Which one fits is a property of the tokenizer,
 # and LLaVA's constant is Vicuna's: another language model, or another version of a library, and the count is
 # off. So it is after an empty answer, or one that contains "ASSISTANT:". Single rounds pass, so a first test on
 # one question looks fine. What does the loss do?

@@ -49,7 +49,7 @@ print(f"the other's     {mean_loss(looks[::-1]):.2f}")
 # with its own picture, a *larger* one with another's, and the gap between the two is there only if the model looks.
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("05.bits")
 
@@ -95,7 +95,7 @@ said = [[made["conversations"][1]["value"] for made in part] for part in (traini
 print(said[1][0], "| captions in both:", len(set(said[0]) & set(said[1])))
 
 # %% [markdown]
-# Nothing else is in doubt: commas, articles and the period are always the same, and a model that has learned how
+# Nothing else is in doubt: *At the*, the article and the period are always the same, and a model that has learned how
 # captions *go* gets them for free. No caption below was trained on: no thing was seen in just this
 # place, size, color and shape.
 #
@@ -292,14 +292,14 @@ print("without a picture, before and after: the same", max(none) - min(none) < 1
 print("gap at the start below a fifth of the end's:", abs(anothers[0] - own[0]) < 0.2 * (anothers[-1] - own[-1]))
 
 # %% [markdown]
-# Two things happen, and the figure keeps them apart. First the two curves with a picture fall together: *any*
-# picture will do, for the projector learns to say "a caption follows". That is why "no picture" is not the fair
-# guesser that it was in our two-color world: no question, no system prompt, nothing tells the language model that
-# a caption is wanted. Its loss does not even move, since nothing that trains takes part in it. (So it must not be put
-# into `bits`. The fair guesser of 720 captions loses 6.58 nats over the 8 tokens that are counted, 0.82 a token. See
-# where the blue curve ends: to look is not yet to know this world by heart.) Then the curves
-# **part**. From there on the words depend on what is shown, and a wrong picture is worth less than the
-# right one. The gap is the sign of looking; the falling curve alone is not.
+# Two things happen, and the figure keeps them apart. First the two curves with a picture fall together: *any* picture
+# will do, for the projector learns to say "a caption follows". "No picture" is not the fair guesser that it was in
+# our two-color world: no question, no system prompt, nothing tells the language model that a caption is wanted. (Even
+# the noise of an untrained projector does, a little: see step 0.) Its loss does not move, since nothing that trains
+# takes part in it, and it must not be put into `bits`. The fair guesser of 720 captions loses 6.58 nats over the 8
+# tokens that are counted, 0.82 a token. The blue curve ends far below that: of the 9.5 bits of a picture most are
+# read. Then the curves **part**. From there on the words depend on what is shown, and a wrong picture is worth less
+# than the right one. The gap is the sign of looking; the falling curve alone is not.
 #
 # What the gap does not show is *what* is read. Listen to it:
 
@@ -345,13 +345,12 @@ assert sum(late for _, late in heard.values()) > sum(early for early, _ in heard
 print("more words are right after 48 steps than before")
 
 # %% [markdown]
-# After half a minute it writes captions. Few are right as a whole; count by word, and most rows are far beyond a
-# guess. Where one is not, 48 steps of 16 were not enough. How quickly it goes is the language model's merit, too:
-# before tiny-Vicuna had read *maps*, pictures laid out as words in a grid (`minillava/pretrain/maps.py`), the same
-# steps brought 17 places, 16 sizes, 8 colors and 4 shapes. The more it knows of pictures by hearsay, the less is left
-# to learn. LLaVA-1.5 takes 2,181 steps of 256, and even then stage 1 is only a start: on
-# LLaVA-Bench, a model without instruction tuning gets 21.5 % of the reference's score, and 85.1 % with it (arXiv
-# 2304.08485, table 4). It can caption. It cannot converse.
+# After half a minute it writes captions. Not half of them are right as a whole; count by word, and every row is
+# beyond a guess, color the least. How quickly it goes is the language model's merit, too: before tiny-Vicuna had read
+# *maps*, pictures laid out as words in a grid (`minillava/pretrain/maps.py`), the same steps brought 17 places, 16
+# sizes, 8 colors and 4 shapes. The more it knows of pictures by hearsay, the less is left to learn. LLaVA-1.5 takes
+# 2,181 steps of 256, and even then stage 1 is only a start: on LLaVA-Bench, a model without instruction tuning gets
+# 21.5 % of the reference's score, and 85.1 % with it (arXiv 2304.08485, table 4). It can caption. It cannot converse.
 #
 # ## Break it: give every caption the wrong picture
 # Train again, the same steps, with each batch's pictures moved on by one.

@@ -117,7 +117,7 @@ print(f"all rows {layers * heads * length**2 * 2 / 1e6:.0f} MB, "
 # a word, which row do you take?
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("07.rows")
 
@@ -159,8 +159,9 @@ assert rows.max() > 0
 maps_row(said.image, titles, {title: sight.asked["boxes"] for title in titles})
 
 # %% [markdown]
-# All four glow: a scale that ends at each map's own peak makes a fire of any ember. So print how much there is to
-# distribute. The picture's share of a row, its **image mass**, block by block:
+# Each has its bright patches, the rows about nothing as well: a scale that ends at each map's own peak makes a fire
+# of any ember. (Where a row is a period: it ends the format prompt, which is not printed.) So print how much there is
+# to distribute. The picture's share of a row, its **image mass**, block by block:
 
 # %% alt="Four stacked bars, one for each of the four rows: how its attention is divided among the picture, the system prompt and the question. A dashed line marks the picture's share if every position got the same."
 from minillava.attention_plots import attention_by_word
@@ -253,7 +254,7 @@ def scored(looks):
 
 
 ours, theirs = scored(found.color), scored(bare.color)
-chance = {"area": ours.area.mean(), "center": ours.center.mean(), "untrained": theirs.grid.max()}
+chance = {"area": ours.area.mean(), "untrained": theirs.grid.max()}
 assert chance["untrained"] > 1.5 * chance["area"]
 print("an untrained head beats the dart:", bool(chance["untrained"] > 1.5 * chance["area"]))
 
@@ -261,17 +262,18 @@ print("an untrained head beats the dart:", bool(chance["untrained"] > 1.5 * chan
 print({name: round(float(score), 2) for name, score in chance.items()})
 
 # %% [markdown]
-# Far more. Attention, even a random one, likes what stands out from the ground, and things do; that the thing is
-# the *right* one of three or more is luck. So "several times the area" proves nothing. What counts as chance is an
+# Far more. (The best of sixty: thirty heads in the row before the color, and thirty in the color's own, which has
+# read its name.) Attention, even a random one, likes what stands out from the ground, and things do; that the thing
+# is the *right* one of three or more is luck. So "several times the area" proves nothing. What counts as chance is an
 # untrained network (arXiv 1810.03292), and the same map held against *another* thing in the picture.
 #
 # ## Pitfall 6: the best of many
-# That untrained head was the best of all. **Predict first:** throw 24 coins 20 times each, and pick the coin with
+# That untrained head was the best of all. **Predict first:** throw 30 coins 20 times each, and pick the coin with
 # the most heads. How many has it? And if you throw that coin again?
 
 # %%
-throws = np.random.default_rng(0).random((1000, 2, 20, 24)) < 0.5  # a thousand tries of it, each twice
-first, again = throws.sum(2).swapaxes(0, 1)  # heads of each coin, [1000, 24]
+throws = np.random.default_rng(0).random((1000, 2, 20, 30)) < 0.5  # a thousand tries of it, each twice
+first, again = throws.sum(2).swapaxes(0, 1)  # heads of each coin, [1000, 30]
 best = first.argmax(-1)
 print("the best coin:  ", round(first.max(-1).mean()), "heads of 20, on average")
 print("the same, again:", round(again[np.arange(1000), best].mean()), "of 20")
@@ -368,14 +370,15 @@ another = table["color: the row before"]["other thing"]
 head_grid(ours.grid[0], "the row before a color: does it point?", baseline=another)
 
 # %% [markdown]
-# If layer 1 stands out, or the last, that is no surprise: tiny-Vicuna did not have to grow its first lookup heads:
-# those of layer 1, and half of the last layer's, had been written in before its training, which was on text alone
-# (`minillava/pretrain/head_start.py`). That they point at *patches* is what the stages taught, for which pictures
-# laid out in words had prepared it (`maps.py` beside it). In a large model nobody knows beforehand which heads do
-# this, so they have to be found.
+# Layer 1 stands out, which is no surprise. tiny-Vicuna did not have to grow its first *lookup heads*, which find an
+# earlier word that is like their own: those of layer 1, and half of the last layer's, had been written in before its
+# training, which was on text alone (`minillava/pretrain/head_start.py`). That they point at *patches* is what the
+# stages taught, for which pictures laid out in words had prepared it (`maps.py` beside it). In a large model nobody
+# knows beforehand which heads do this, so they have to be found.
 #
-# Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A map that ignores the
-# question points at the same place twice and scores 0; noise scores a quarter.
+# Does the map follow the *question*? Pictures are asked about a thing A, and then about B. A head scores 1 if each
+# thing gets more attention when it is asked about than when the other is, else 0. A map that ignores the question
+# scores 0; noise, which is two tosses of a coin, a quarter.
 
 # %%
 from minillava.grounding import specificity
@@ -488,7 +491,7 @@ for removed, damage in patches.items():
 single = [cost for cost in costs if cost.removed == "target" and cost.layers not in ("", "all")]
 for rows in lost:
     worst = max((cost for cost in single if cost.rows == rows), key=lambda cost: cost.damage)
-    print(f"edges from {rows:<22} cost at most {100 * worst.damage:+.0f}, in layers {worst.layers}")
+    print(f"edges from {rows:<22} cost at most {100 * worst.damage:.0f}, in layers {worst.layers}")
 
 # %%
 print("the thing's patches matter, as many others do not:",
@@ -498,7 +501,8 @@ print("the thing's patches matter, as many others do not:",
 # Here is what no heat map could say: the answers rest on the thing's patches, and the costly cuts show the way from
 # there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and neither
 # alone does, the evidence takes another word's way, or several at once, and no single row is "the" map. (A dashed
-# line that you do not find lies on 0, under another.) Compare with the table: weights of attention do not rank heads
+# line that you do not find lies on 0, under another; a cost below 0 is more right than before, as chance has it. The
+# figure calls the thing *target*.) Compare with the table: weights of attention do not rank heads
 # by what depends on them (arXiv 2509.17588). Where a bar spans 0, forty questions cannot tell; `python
 # benchmarks/attention.py` asks five hundred under three seeds.
 #
@@ -507,11 +511,11 @@ print("the thing's patches matter, as many others do not:",
 #
 # ## Takeaways
 # - The row before a token predicts it; record rows, not matrices. Fast attention returns nothing unasked.
-# - No map without its mass, and none without a score: pointing (arXiv 1608.00507), mass and rank in the true box
-#   (CLEVR-XAI, arXiv 2003.07258).
+# - No map without its mass, and none without a score: pointing (arXiv 1608.00507), or the share of the mass that lies in
+#   the true box (CLEVR-XAI, arXiv 2003.07258).
 # - Chance is an untrained network and another thing, not the area; choose heads on one half, score on the other.
-# - Choose the row before the head: which of them points is found out, not assumed (compare arXiv 2503.06287, where
-#   three heads are found without boxes, and `heads.find_heads`).
+# - Choose the row before the head: which of them points is found out, not assumed (arXiv 2503.06287 finds three heads
+#   without any boxes; so does `minillava.heads.find_heads`).
 # - Looking is not using. Knock out edges (arXiv 2304.14767) and patches (arXiv 2410.07149), beside controls.
 #
 # Next: [10 · Scale](10_scale.ipynb), the same code on eight A100s.

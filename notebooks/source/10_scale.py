@@ -4,7 +4,7 @@
 # **After this notebook you can**
 # - count the parameters, bytes, operations and hours of a LLaVA before anything is rented or downloaded,
 # - say why stage 1 fits where stage 2 does not, and what shards and LoRA change,
-# - write the command, and tell from one number, MFU, whether the machine does its work.
+# - write the command, and tell from one number whether the machine does its work: its MFU, *model FLOPs utilization*.
 #
 # **You need** nothing but this repository. Where there is a GPU, the last part trains on it; where there is none,
 # it says so, and everything else is the same.
@@ -46,7 +46,7 @@ print("together", sum(tensor.nbytes for tensor in held.values()))
 # rest.
 
 # %%
-from minillava.course import check, exercise
+from minillava.course import check, exercise, hint, solution
 
 exercise("10.memory")
 
@@ -118,7 +118,8 @@ print("device:", next(model.parameters()).device)
 #
 # ## LoRA: train less
 # Stage 2 has a cheaper sister. Leave W frozen and train a narrow detour beside it: W x + (α / r) B (A x), where A
-# brings the width down to r and B up again. B starts at zero, so nothing changes at first.
+# brings the width down to r and B up again, and α is a constant that one chooses. B starts at zero, so nothing
+# changes at first.
 #
 # **Predict first:** after training, must the detour be kept?
 
@@ -154,8 +155,9 @@ for stage, size in sizes.items():
 # For the backward pass each layer keeps what it computed, for every position of every sample. `minillava.plan` adds
 # it all up, part by part, from the same formulas. A plan is arithmetic; `tests` hold it to models that were run.
 #
-# **Predict first:** eight GPUs can hold the model eight times, or once, in eighths (*shards*, `fsdp2`), with every
-# piece fetched when it is needed. Which parts of the memory get smaller then?
+# **Predict first:** eight GPUs can hold the model eight times (*copies*, `ddp`, which stands for distributed data
+# parallel), or once, in eighths (*shards*, `fsdp2`), with every piece fetched when it is needed. Which parts of the
+# memory get smaller then?
 
 # %%
 from minillava.plan import plan_stage
@@ -189,7 +191,8 @@ for name, plan in plans.items():
 
 # %% [markdown]
 # The optimizer shrinks to an eighth, weights and gradients to even less. (Whole, these two take more than the 4 bytes
-# a weight that we counted: autocast keeps copies of the weights in bfloat16, and DDP a second set of gradients.)
+# a weight that we counted: mixed precision (`autocast`) keeps copies of the weights in bfloat16, and
+# DDP a second set of gradients.)
 # Activations stay large, since each GPU has its own samples. They are the price of a *batch* (the plan takes the
 # longest samples, 768 positions in stage 1 and 2,048 in stage 2), and LoRA pays it too, adapters and all. They can be
 # had back for work: with `--activation-checkpointing` a layer's activations are thrown away and computed again. LLaVA

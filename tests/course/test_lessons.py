@@ -71,6 +71,12 @@ def test_it_states_and_checks_each_of_its_exercises_once(lesson):
     assert len(wanted) in ((1, 2) if number == FIRST else (3, 4))
 
 
+def test_what_a_stub_says_when_stuck_can_be_typed(lesson):
+    _, cells = lesson
+    first = next(source for source in code(cells) if "check" in source and "import" in source)
+    assert "from minillava.course import check, exercise, hint, solution" in first
+
+
 def test_its_stubs_are_unfinished_and_take_what_the_solutions_take(lesson):
     _, cells = lesson
     for source in code(cells):
@@ -78,6 +84,7 @@ def test_its_stubs_are_unfinished_and_take_what_the_solutions_take(lesson):
             exercise, answer = find(call.args[0].value), ast.unparse(call.args[1])
             assert "NotImplemented" in source
             if exercise.answer is not exercise.solution:  # a value
+                assert answer == exercise.solution.__name__
                 continue
             (stub,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
             assert stub.name == answer == exercise.solution.__name__

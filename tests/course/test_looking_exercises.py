@@ -26,6 +26,20 @@ def turned(*given):
     return y1, x1, y2, x2
 
 
+def unrounded(row, column, width, height, grid):
+    side = max(width, height)
+    step = side / grid
+    x, y = column * step - (side - width) / 2, row * step - (side - height) / 2
+    return x, y, x + step, y + step
+
+
+def in_whole_pixels(row, column, width, height, grid):
+    side = max(width, height)
+    step = side // grid
+    x, y = column * step - (side - width) // 2, row * step - (side - height) // 2
+    return x, y, x + step, y + step
+
+
 def at_home(scores):
     one, two = scores[0::2].mean(0), scores[1::2].mean(0)
     return (one.max() + two.max()) / 2
@@ -50,10 +64,13 @@ MISTAKES = [
     ("07.points", lambda heat, inside: bool(inside[1, 1]), "one map only"),
     ("07.honest", at_home, "its own best head"),
     ("07.honest", lambda scores: scores.mean(0).max(), "the very examples"),
+    ("07.honest", lambda scores: scores.max(1).mean(), "or each example"),
     ("07.honest", lambda scores: scores.mean(0), "one number"),
     ("07.pixels", stretched, "stretches the grid"),
     ("07.pixels", with_margin, "take the margin off"),
     ("07.pixels", turned, "changed places"),
+    ("07.pixels", unrounded, "rounded down"),
+    ("07.pixels", in_whole_pixels, "whole pixels"),
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_patches_are_those_of_clips_convolution():
 
 
 def test_the_layer_is_the_one_that_the_tower_stops_after():
-    assert list(range(25))[-2] == lesson02.layers_run()
+    assert list(range(25))[-2] == lesson02.layers()
 
 
 def test_the_nearest_is_a_scaled_copy():
@@ -68,7 +68,7 @@ def test_the_splice_is_the_models(make_model):
     table = model.language_model.get_input_embeddings().weight.detach()
     ours = lesson03.splice(ids, table.clone(), patches, model.config.image_token_id)
     assert_close(ours, model.splice(ids[None], patches[None])[0].detach())
-    assert lesson03.length() == 41 + (336 // 14) ** 2
+    assert lesson03.rows() == 41 + (336 // 14) ** 2
 
 
 def test_prompt_and_labels_are_the_encoders(tokenizer):
