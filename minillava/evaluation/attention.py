@@ -115,9 +115,25 @@ def lines(found: Looks, bare: Looks) -> list[Line]:
                     right,
                 )
             )
+    made += _by_kind_of_words(found, next(line for line in made if line.measure == "pointing"))
     made.append(_specificity(found, bare))
     made.append(_without_boxes(found, bare))
     return made
+
+
+def _by_kind_of_words(found: Looks, line: Line) -> list[Line]:
+    """The referring words' line of those that say how the object looks, and of those that say where it is."""
+    by_place = np.array([one.by_place for one in found.word])
+    return [
+        Line(
+            line.row,
+            f"{line.measure}, named by its {how}",
+            line.scores[these],
+            {name: scores[these] for name, scores in line.baselines.items()},
+            line.right[these],
+        )
+        for how, these in (("looks", ~by_place), ("place", by_place))
+    ]
 
 
 def _any(scores: np.ndarray) -> np.ndarray:

@@ -52,8 +52,10 @@ class Line:
 
     def cells(self) -> list[str]:
         """The line as a row of a table: value with its interval, when right, when wrong, baselines."""
-        low, high = bootstrap_interval(self.scores.tolist())
-        value = f"{_number(self.scores)} [{low:.2f}, {high:.2f}]"
+        value = ""
+        if self.scores.size:  # no picture of a seed may have such words
+            low, high = bootstrap_interval(self.scores.tolist())
+            value = f"{_number(self.scores)} [{low:.2f}, {high:.2f}]"
         beside = (self.scores[self.right], self.scores[~self.right], *self.baselines.values())
         return [self.row, self.measure, value, *map(_number, beside)]
 
@@ -63,7 +65,8 @@ class Line:
         means |= {"when right": self.scores[self.right], "when wrong": self.scores[~self.right]}
         means |= self.baselines
         found = {"row": self.row, "measure": self.measure, "pictures": len(self.scores)}
-        found |= {"interval95": bootstrap_interval(self.scores.tolist())}
+        if self.scores.size:
+            found["interval95"] = bootstrap_interval(self.scores.tolist())
         return found | {name: _known(_mean(values)) for name, values in means.items()}
 
 
@@ -125,7 +128,7 @@ class AttentionReport:
             "goals": [dict(zip(("what", "value", "goal", "met"), row, strict=True)) for row in self.goals()],
             "models": {name: [line.to_dict() for line in lines] for name, lines in self.models.items()},
             "seeds": {
-                seed: {f"{line.row}: {line.measure}": _mean(line.scores) for line in lines}
+                seed: {f"{line.row}: {line.measure}": _known(_mean(line.scores)) for line in lines}
                 for seed, lines in self.seeds.items()
             },
             "heads": self.heads,
@@ -156,7 +159,7 @@ class AttentionReport:
         parts.append(
             _table(
                 ("row", "measure", *columns),
-                [(r[0].row, r[0].measure, *(f"{_mean(line.scores):.2f}" for line in r)) for r in rows],
+                [(r[0].row, r[0].measure, *(_number(line.scores) for line in r)) for r in rows],
             )
         )
         parts += [f"Heads (layer, head) {how}: {found}." for how, found in self.heads.items()]

@@ -81,12 +81,14 @@ class Look:
         maps: [R, L, H, grid, grid].
         cover, others: the shares of each patch inside the word's object, and inside each other object.
         right: whether the answer, or the predicted word, was right.
+        by_place: whether the words name the object by where it is ("object at the left"), not by its looks.
     """
 
     maps: np.ndarray
     cover: np.ndarray
     others: list[np.ndarray]
     right: bool
+    by_place: bool = False
 
 
 REFERRING = ("first token", "last token", "the one after")
@@ -128,7 +130,7 @@ def look(model: MiniLlava, seen: list[Sight]) -> Looks:
 def _look(sight: Sight, row: dict, maps: AnswerMaps, rows: np.ndarray, right: bool) -> Look:
     (box,) = row["boxes"]
     others = [maps.geometry.cells(other) for other in sight.others(box)]
-    return Look(rows, maps.geometry.cells(box), others, right)
+    return Look(rows, maps.geometry.cells(box), others, right, by_place=" at the " in row["references"][0])
 
 
 def _referring(maps: AnswerMaps, row: dict) -> np.ndarray:

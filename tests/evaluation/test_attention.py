@@ -12,6 +12,7 @@ import pytest
 import seeing
 import torch
 
+import minillava
 from minillava.evaluation import damage
 from minillava.evaluation.attention import best_heads, case, compare_methods, evaluate_attention
 from minillava.evaluation.looking import Sight, look, sights, toybox_sights, untrained
@@ -55,6 +56,19 @@ def test_one_model_has_learned_to_see_and_its_twin_to_guess(models, pictures, re
     )
     right = [answer == row["answer"] for answer, row in zip(answers, asked, strict=True)]
     assert 0.1 < np.mean(right) < 0.45  # one of four shapes
+
+
+def test_words_that_say_the_looks_and_words_that_say_the_place_are_told_apart():
+    seen = toybox_sights("test", 40, 0)
+    report = evaluate_attention(minillava.load("tiny"), seen={0: seen}, explained=2, ablated=0)
+    whole, looks, place = (
+        line(report, "model", "referring word", f"pointing{which}")
+        for which in ("", ", named by its looks", ", named by its place")
+    )
+    by_place = np.array(["object at the" in sight.asked["references"][0] for sight in seen])
+    assert 0 < by_place.sum() < len(seen)
+    assert looks.scores.tolist() == whole.scores[~by_place].tolist()
+    assert place.scores.tolist() == whole.scores[by_place].tolist()
 
 
 def test_the_seeing_models_words_point_at_their_objects(report):
