@@ -28,7 +28,7 @@ FACTS = 40
 
 
 def comparisons(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    """Steps towards relations between objects: "top left of right yes", "red star above bottom no".
+    """Steps toward relations between objects: "top left of right yes", "red star above bottom no".
 
     To compare two objects, both have to be found, and their places compared, and of these
     either half alone is no better than guessing. Places named outright teach to compare.

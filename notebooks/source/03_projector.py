@@ -21,7 +21,7 @@ card("03")
 # ## Three patches you can hold in your hand
 # Three patches of two numbers, a first layer from 2 to 3, a second from 3 to 4. A layer is *rows times a
 # matrix plus a bias*; between the two stands GELU, which lets large numbers pass and squashes negative ones
-# towards 0.
+# toward 0.
 #
 # **Predict first:** what shape comes out? And the third patch is the sum of the first two: will its output be
 # the sum of their outputs?
