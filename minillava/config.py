@@ -195,7 +195,7 @@ PRESETS = {
                     projector_learning_rate=2e-3,
                     betas=(0.9, 0.98),
                     warmup_ratio=0.05,
-                    samples=8_000,
+                    samples=9_600,
                     max_length=512,
                     precision="32-true",
                 ),

@@ -87,7 +87,7 @@ def reproduce(
     )
     f1["after stage 1"] = caption_f1(model, 8 if fast_dev_run else 64)
     say("Asking the language model alone, with the pictures told in words: what it brings along.")
-    oracle = ask(model, "oracle", limit=limit)
+    oracle = ask(model, "oracle", limit=limit, processes=processes)
     text["before stage 2"] = text_loss(model, 8 if fast_dev_run else 64)
     say("Stage 2, visual instruction tuning: projector and language model learn, from conversations.")
     stages["stage2"] = train_stage(

@@ -162,10 +162,15 @@ def evaluate(
 
 
 def ask(
-    model, column: str, split: str | datasets.Dataset = "test", limit: int | None = None, batch_size: int = 64
+    model,
+    column: str,
+    split: str | datasets.Dataset = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    processes: int = 1,
 ) -> list[str]:
     """The model's answers to a split's questions, shown what a column of the table shows: see `evaluate`."""
-    with answering(model) as answer:
+    with answering(model, processes) as answer:
         return replies(answer, column, _rows(split)[:limit], batch_size)
 
 
