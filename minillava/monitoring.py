@@ -5,6 +5,9 @@ import io
 import itertools
 import logging
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +23,14 @@ from minillava.saving import write_whole
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
     lambda record: "💡 Tip" not in record.getMessage()
 )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without the warning of Lightning's own code that torch 2.13 finds it out of date."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+        yield
 
 
 class Progress(TQDMProgressBar):

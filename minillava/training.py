@@ -9,7 +9,6 @@ loss is the mean cross-entropy over the tokens of the answers.
 
 import math
 import time
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from minillava import checkpoints, lora
 from minillava.config import IGNORE_INDEX, StageConfig
 from minillava.data import InstructionData, InstructionDataset, divide_anew
 from minillava.model import MiniLlava
-from minillava.monitoring import Curve, FiniteLoss, Progress, Skipped
+from minillava.monitoring import Curve, FiniteLoss, Progress, Skipped, undisturbed
 from minillava.parallel import Sharded, choose, gathered, shard
 from minillava.records import Records
 from minillava.saving import WholeFile, recover
@@ -355,8 +354,7 @@ def train_stage(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     started = time.perf_counter()
-    with isolate_rng(include_cuda=torch.cuda.is_available()), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")  # Lightning's own, of torch 2.13
+    with isolate_rng(include_cuda=torch.cuda.is_available()), undisturbed():
         engine.fit(module, modules, ckpt_path=last, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)
