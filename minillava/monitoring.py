@@ -19,10 +19,12 @@ from torch.nn.utils import get_total_norm
 
 from minillava.saving import write_whole
 
-# Lightning recommends its cloud services at the start of every stage, in red in a notebook.
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: "💡 Tip" not in record.getMessage()
-)
+# Lightning recommends its cloud services at the start of every stage, in red in a notebook. Which of the two
+# loggers it speaks through depends on what was imported last.
+for _part in ("pytorch", "fabric"):
+    logging.getLogger(f"lightning.{_part}.utilities.rank_zero").addFilter(
+        lambda record: "💡 Tip" not in record.getMessage()
+    )
 
 
 @contextmanager
