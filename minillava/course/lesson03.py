@@ -25,7 +25,6 @@ def _parameters(answer: Any) -> str | None:
         2 * (text * text + text): "the first layer takes in the vision width.",
         vision * vision + vision + vision * text + text: "the first layer already ends in the text width.",
         vision * text + text + text * text: "the second layer has a bias, too.",
-        vision * text + text * text + vision: "a bias has as many numbers as its layer puts out, in both.",
     }
     if found == parameters(vision, text):
         other = answer(128, 192)

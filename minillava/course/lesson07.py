@@ -123,7 +123,7 @@ def _to_picture(answer: Any) -> str | None:
             return f"{where}: x and y have changed places; a row goes with y."
         if found[2:] == [step, step]:
             return f"{where}: the last two are to be x2 and y2, not width and height."
-        if grid == 6:  # the margin is 25, and a patch 7.5
+        if grid == 6:  # 25 pixels of margin, an odd number, and patches of 7.5
             return (
                 f"{where} of 6 x 6 it returns {found}; wanted is {wanted}. A patch need not be whole pixels "
                 "wide, but the margin before the picture is: half of it, rounded down."
