@@ -3,11 +3,13 @@
     python benchmarks/gpu.py                  # stage 1, stage 2 with LoRA and in full, as far as they fit
     python benchmarks/gpu.py --shapes tiny    # the same logic on the tiny shapes, on a CPU too
 
-Each side trains in processes of its own, in turns; weights are drawn alike by their names, and the samples,
-pictures of noise and words at random, are of the lengths that real ones have on average. A pass that would
-not fit by plan is halved, and then recomputes, on both sides alike. MFU counts useful work, by the formula of
-`minillava.flops`: the head and the last layer at every position, of which our side leaves out what nothing
-reads. Prints a markdown table and leaves the numbers in --folder.
+Each side trains in processes of its own, in turns; ours also with its layers compiled. Weights are drawn alike
+by their names, and the samples, pictures of noise and words at random, are of the lengths that real ones have
+on average. A step has the same samples on all sides, in passes as large as fit by plan; where not even one
+sample does, layers are computed again. The whole language model trains by fsdp2 on our side, as it does on a
+node. MFU counts useful work, by the formula of `minillava.flops`: the head and the last layer at every
+position, of which our side leaves out what nothing reads. Prints a markdown table and leaves the numbers in
+--folder.
 """
 
 import argparse
@@ -25,9 +27,12 @@ from versus.timing import Ratio, check_same_loss, ratio_of_runs, wall
 
 from minillava.config import IGNORE_INDEX, PRESETS, StageConfig
 
-CASES = {"stage1": (600, 16), "stage2-lora": (820, 8), "stage2": (820, 4)}
-"""Stage -> (positions of a sample, samples in a pass): 576 of a picture and the words of an average caption
-or conversation (estimated, not counted). The stages are those of the preset llava-1.5-7b, and of tiny."""
+CASES = {"stage1": (600, 16), "stage2-lora": (820, 8), "stage2": (820, 16)}
+"""Stage -> (positions of a sample, samples in a step): 576 of a picture and the words of an average caption
+or conversation (estimated, not counted). The stages are those of the preset llava-1.5-7b, and of tiny; their
+steps have 256 and 128 samples."""
+
+SIDES = {"peer": "transformers", "ours": "minillava", "compiled": "minillava --compile"}
 
 CARDS = {
     "NVIDIA A100-SXM4-40GB": "a100-40gb",
@@ -42,6 +47,9 @@ CARDS = {
     "NVIDIA GeForce RTX 3090": "rtx-3090",
 }
 """A card's own name -> its name in `memory.GPUS`. Whole names: an H100 PCIe or a 3090 Ti has another peak."""
+
+SAFE = 0.95
+"""Of a GPU's memory, what a plan may fill: fragments fit nothing."""
 
 WARMUP = 2
 """Steps that do not count: the first ones choose kernels and fill the allocator."""
@@ -84,7 +92,9 @@ def samples(config, length: int, count: int, dtype: torch.dtype) -> list[dict[st
     return [sample | {"pixel_values": sample["pixel_values"].to(dtype)} for sample in found]
 
 
-def train_ours(config, stage: StageConfig, data: list[dict], steps: int) -> tuple[nn.Module, list, list]:
+def train_ours(
+    config, stage: StageConfig, data: list[dict], steps: int, size: int, strategy: str
+) -> tuple[nn.Module, list, list]:
     """Our stage under Lightning, set up as `train_stage` does; checkpoints and files left out."""
     from lightning import Trainer
     from torch.utils.data import DataLoader, default_collate
@@ -92,7 +102,8 @@ def train_ours(config, stage: StageConfig, data: list[dict], steps: int) -> tupl
 
     from minillava import lora
     from minillava.model import MiniLlava
-    from minillava.training import FeatureCache, Stage
+    from minillava.parallel import choose
+    from minillava.training import FeatureCache, Stage, settings_kept
 
     with torch.device(device()):
         model = MiniLlava(config).train()
@@ -106,8 +117,10 @@ def train_ours(config, stage: StageConfig, data: list[dict], steps: int) -> tupl
     engine = Trainer(
         accelerator="auto",
         devices=1,
+        strategy=choose(stage, strategy, 1, 1),
         max_steps=steps,
         max_epochs=-1,
+        accumulate_grad_batches=stage.batch_size // size,
         precision=stage.precision,
         gradient_clip_val=stage.max_grad_norm,
         deterministic=True,
@@ -116,16 +129,21 @@ def train_ours(config, stage: StageConfig, data: list[dict], steps: int) -> tupl
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    with watched(model, wall) as (stamps, losses):
+    with watched(model, wall) as (stamps, losses), settings_kept():
         engine.fit(
             Stage(model, stage, steps, FeatureCache(0)),
-            DataLoader(data, batch_size=stage.batch_size, collate_fn=collate),
+            DataLoader(data, batch_size=size, collate_fn=collate),
         )
     return model, stamps, losses
 
 
-def train_peer(config, stage: StageConfig, data: list[dict], steps: int) -> tuple[nn.Module, list, list]:
-    """transformers' model under its Trainer: the same weights and precisions, peft where it is LoRA."""
+def train_peer(
+    config, stage: StageConfig, data: list[dict], steps: int, size: int, strategy: str
+) -> tuple[nn.Module, list, list]:
+    """transformers' model under its Trainer: the same weights and precisions, peft where it is LoRA.
+
+    The Trainer divides each pass's sum by the tokens of the whole step; here that is a pass's mean by passes.
+    """
     import tempfile
 
     from transformers import LlavaForConditionalGeneration, default_data_collator
@@ -160,17 +178,20 @@ def train_peer(config, stage: StageConfig, data: list[dict], steps: int) -> tupl
             default_data_collator,
             folder,
             steps,
-            stage.batch_size,
+            size,
             gradient_checkpointing=stage.activation_checkpointing,
+            gradient_accumulation_steps=stage.batch_size // size,
         )
-    return model, stamps, losses
+    return model, stamps, [loss * (stage.batch_size // size) for loss in losses]
 
 
-def affordable(preset: str, stage: StageConfig, length: int, memory: float) -> StageConfig:
-    """The stage in a pass that fits, by plan, into `memory` bytes of one GPU.
+def affordable(
+    preset: str, stage: StageConfig, length: int, memory: float, strategy: str
+) -> tuple[int, bool]:
+    """(samples in a pass that fits, by plan, into `memory` bytes of one GPU; are its layers computed again?)
 
-    Its batch is halved until it does; where not even one sample does, layers are computed again and the
-    batch is halved from where it was. Where nothing fits, it is one sample and recomputed.
+    The step is halved until it fits; where not even one sample does, layers are computed again and the pass
+    is halved from where it was. Where nothing fits, it is one sample and recomputed.
     """
     from minillava.flops import Shapes
     from minillava.memory import Gpu, Setup, device_memory
@@ -179,50 +200,53 @@ def affordable(preset: str, stage: StageConfig, length: int, memory: float) -> S
     shapes, size = Shapes.of(meta_config(preset)), stage_size(preset, stage.name)
     card = Gpu("this one", memory, 0, 0, "")
     for again in (stage.activation_checkpointing, True):
-        batch = stage.batch_size
-        while batch:
-            setup = Setup(card, checkpointing=again, micro_batch=batch)
-            if device_memory(shapes, size, stage, setup, length).peak <= memory:
-                return replace(stage, batch_size=batch, activation_checkpointing=again)
-            batch //= 2
-    return replace(stage, batch_size=1, activation_checkpointing=True)
+        samples = stage.batch_size
+        while samples:
+            setup = Setup(card, strategy=strategy, checkpointing=again, micro_batch=samples)
+            if device_memory(shapes, size, stage, setup, length).peak <= SAFE * memory:
+                return samples, again
+            samples //= 2
+    return 1, True
 
 
 def one_side(args: argparse.Namespace, preset: str) -> dict:
-    """Train one side in this process: did it fit, in which pass; its seconds a step, losses, peak bytes."""
+    """Train one side in this process: did it fit, in which passes; its seconds a step, losses, peak bytes."""
     from minillava.flops import Shapes, sample_flops
     from minillava.shapes import meta_config
 
     length, batch = CASES[args.case]
     config, stage = meta_config(preset), PRESETS[preset].stages[args.case]
     if args.shapes == "tiny":
-        length, batch = 96, 2
-    stage = replace(
-        stage, batch_size=args.batch or batch, activation_checkpointing=args.activation_checkpointing
-    )
-    if device() == "cuda" and not args.batch:
+        length, batch = 96, 4
+    stage = replace(stage, batch_size=batch, compiled=args.side == "compiled")
+    size, again = args.size or batch, args.activation_checkpointing
+    whole = "language_model" in stage.trains and not stage.lora
+    strategy = "fsdp2" if whole and device() == "cuda" and args.side != "peer" else "auto"
+    if device() == "cuda" and not args.size:
         total = torch.cuda.get_device_properties(0).total_memory
-        stage = affordable(preset, stage, length, total)
-    used = {"batch": stage.batch_size, "recomputed": stage.activation_checkpointing}
+        size, again = affordable(preset, stage, length, total, strategy)
+    stage = replace(stage, activation_checkpointing=again)
+    used = {"pass": size, "recomputed": again}
     dtype = torch.bfloat16 if stage.precision.startswith("bf16") else torch.float32
     torch.set_default_dtype(dtype)
-    steps = WARMUP + args.steps + 1
-    data = samples(config, length, stage.batch_size * steps, dtype)
-    train = train_ours if args.side == "ours" else train_peer
+    steps, passes = WARMUP + args.steps + 1, batch // size
+    data = samples(config, length, batch * steps, dtype)
+    train = train_peer if args.side == "peer" else train_ours
     try:
-        model, stamps, losses = train(config, stage, data, steps)
+        model, stamps, losses = train(config, stage, data, steps, size, strategy)
     except torch.OutOfMemoryError:
         return {"fits": False} | used
-    stamps = stamps[WARMUP:]
+    stamps = stamps[WARMUP * passes :: passes]  # where steps begin
     adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     flops = sample_flops(Shapes.of(config), length, 1, stage.trains, adapter_weights=adapters).model
+    values = [loss.item() for loss in losses]
     return used | {
         "fits": True,
         "seconds": [b - a for a, b in zip(stamps, stamps[1:], strict=False)],
-        "losses": [loss.item() for loss in losses],
+        "losses": [statistics.mean(values[i : i + passes]) for i in range(0, len(values), passes)],
         "peak_bytes": torch.cuda.max_memory_allocated() if device() == "cuda" else costs.peak_rss(),
-        "tokens": length * stage.batch_size,
-        "flops": flops * stage.batch_size,
+        "tokens": length * batch,
+        "flops": flops * batch,
     }
 
 
@@ -238,11 +262,11 @@ def machine_peak(dtype: torch.dtype) -> tuple[str, float, float | None]:
 
 
 def compare(case: str, args: argparse.Namespace) -> dict:
-    """Both sides of one stage, `args.rounds` processes each, in turns."""
+    """All sides of one stage, `args.rounds` processes each, in turns."""
     options = ["--case", case, "--shapes", args.shapes, "--steps", str(args.steps)]
-    options += ["--batch", str(args.batch)] if args.batch else []
+    options += ["--size", str(args.size)] if args.size else []
     options += ["--activation-checkpointing"] if args.activation_checkpointing else []
-    runs: dict[str, list[dict]] = {"peer": [], "ours": []}
+    runs: dict[str, list[dict]] = {side: [] for side in args.sides}
     for _ in range(args.rounds):
         for side, done in runs.items():
             done.append(costs.fresh(str(Path(__file__).resolve()), *options, "--side", side))
@@ -251,26 +275,27 @@ def compare(case: str, args: argparse.Namespace) -> dict:
         found[side] = done[0] | {"fits": all(run["fits"] for run in done)}
         if found[side]["fits"]:
             found[side]["seconds"] = [run["seconds"] for run in done]
-    if found["ours"]["fits"] and found["peer"]["fits"]:
-        found["loss_gap"] = check_same_loss(found["ours"]["losses"], found["peer"]["losses"], TOLERANCE)
-        found["ratio"] = vars(ratio_of_runs(found["peer"]["seconds"], found["ours"]["seconds"]))
+    peer = found.get("peer", {"fits": False})
+    for side, run in found.items():
+        if side != "peer" and run["fits"] and peer["fits"]:
+            run["loss_gap"] = check_same_loss(run["losses"], peer["losses"], TOLERANCE)
+            run["ratio"] = vars(ratio_of_runs(peer["seconds"], run["seconds"]))
     return found
 
 
 def rows(found: dict, peak: float) -> str:
     lines = [["stage", "side", "a pass", "tokens/s", "MFU", "peak memory", "times as fast (95 %)"]]
     for case, sides in found.items():
-        for side, name in (("peer", "transformers"), ("ours", "minillava")):
-            run = sides[side]
-            used = f"{run['batch']} samples{', layers computed again' * run['recomputed']}"
+        for side, run in sides.items():
+            used = f"{run['pass']} samples{', layers computed again' * run['recomputed']}"
             if not run["fits"]:
-                lines.append([case, name, used, "does not fit", "", "", ""])
+                lines.append([case, SIDES[side], used, "does not fit", "", "", ""])
                 continue
             seconds = statistics.median(sum(run["seconds"], []))
-            faster = str(Ratio(**sides["ratio"])) if side == "ours" and "ratio" in sides else ""
+            faster = str(Ratio(**run["ratio"])) if "ratio" in run else ""
             mfu = f"{100 * run['flops'] / seconds / peak:.1f} %"
             held = f"{run['peak_bytes'] / 1e9:.1f} GB"
-            lines.append([case, name, used, f"{run['tokens'] / seconds:.0f}", mfu, held, faster])
+            lines.append([case, SIDES[side], used, f"{run['tokens'] / seconds:.0f}", mfu, held, faster])
     return table.rows(lines)
 
 
@@ -280,11 +305,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a run; default: 10")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side; default: 2")
-    parser.add_argument("--batch", type=int, help="samples in a pass; default: 16, 8 and 4 or less")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--size", type=int, help="samples in a pass; default: as many as fit")
     parser.add_argument("--activation-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if device() == "cpu":
         torch.set_num_threads(1)

@@ -163,6 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--activation-checkpointing", action="store_true", help="less memory, more work, the same numbers"
     )
+    p.add_argument("--compile", action="store_true", help="torch.compile, for a GPU: a minute, then faster")
     p.add_argument("--save-every", default=50, **count, help="steps between checkpoints; default: 50")
     _seed_and_threads(p)
     broken = p.add_mutually_exclusive_group()

@@ -97,6 +97,7 @@ def train(args: Arguments) -> None:
         seed=args.seed,
         weighing=args.weighing or stage.weighing,
         activation_checkpointing=args.activation_checkpointing,
+        compiled=args.compile,
         trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
     )
     _, losses = result.curve["train"]

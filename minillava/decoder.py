@@ -46,22 +46,34 @@ class DecoderLayer(LlamaDecoderLayer):
         """
         if documents is None:
             return super().forward(hidden_states, position_embeddings=position_embeddings, **options)
-        attention, normed = self.self_attn, self.input_layernorm(hidden_states)
-        cos, sin = position_embeddings  # [1, N, K]
+        rows = None if read is None else read.nonzero()[:, 0]
+        query, key, value = self.before(hidden_states, *position_embeddings, rows)
+        mixed = attend(self.self_attn, query, key, value, documents, shared, read)
+        return self.after(hidden_states if rows is None else hidden_states[:, rows], mixed)
 
-        def heads(projection: nn.Module, rows: Tensor) -> Tensor:  # [1, rows, D] -> [1, H, rows, K]
-            return projection(rows).view(1, rows.shape[1], -1, attention.head_dim).transpose(1, 2)
+    def before(
+        self, hidden_states: Tensor, cos: Tensor, sin: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[1, N, D] and the positions' angles [1, N, K] -> query, key and value for attention, [1, H, N, K].
+
+        Of queries only those at `rows` [S], if given.
+        """
+        attention, normed = self.self_attn, self.input_layernorm(hidden_states)
+
+        def heads(projection: nn.Module, x: Tensor) -> Tensor:  # [1, N, D] -> [1, H, N, K]
+            return projection(x).view(1, x.shape[1], -1, attention.head_dim).transpose(1, 2)
 
         def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
             return x * cos[:, None] + rotate_half(x) * sin[:, None]
 
-        key = turned(heads(attention.k_proj, normed), cos, sin)
-        value = heads(attention.v_proj, normed)
-        if read is not None:
-            hidden_states, normed, cos, sin = (x[:, read] for x in (hidden_states, normed, cos, sin))
-        query = turned(heads(attention.q_proj, normed), cos, sin)
-        mixed = attend(attention, query, key, value, documents, shared, read)  # [1, H, N or S, K]
-        hidden = hidden_states + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+        key, value = turned(heads(attention.k_proj, normed), cos, sin), heads(attention.v_proj, normed)
+        if rows is not None:
+            normed, cos, sin = (x[:, rows] for x in (normed, cos, sin))
+        return turned(heads(attention.q_proj, normed), cos, sin), key, value
+
+    def after(self, hidden_states: Tensor, mixed: Tensor) -> Tensor:
+        """[1, N, D] and what attention mixed there [1, H, N, K] -> the layer's result, [1, N, D]."""
+        hidden = hidden_states + self.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -107,6 +119,23 @@ def packable(language_model: LlamaForCausalLM) -> LlamaForCausalLM:
     for index, layer in enumerate(layers):
         layers[index] = DecoderLayer(layer)
     return language_model
+
+
+def compile_layers(language_model: LlamaForCausalLM) -> None:
+    """Have torch.compile fuse what each layer does before and after attention over documents, in place.
+
+    The first pass compiles, for about a minute; then lengths may differ from batch to batch. Attention stays
+    as it is: how a row divides into documents is new every time.
+    """
+    for layer in language_model.model.layers:
+        layer.before = torch.compile(layer.before, dynamic=True)
+        layer.after = torch.compile(layer.after, dynamic=True)
+
+
+def release_layers(language_model: LlamaForCausalLM) -> None:
+    """Undo `compile_layers`."""
+    for layer in language_model.model.layers:
+        del layer.before, layer.after
 
 
 def watched(language_model: LlamaForCausalLM) -> bool:

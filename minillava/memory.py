@@ -1,7 +1,7 @@
 """What one device has to hold while a stage trains, part by part. GB are 10^9 bytes.
 
-The fullest moment is the beginning of the backward pass, when everything that it needs has been kept; or,
-where little is kept, the optimizer's step.
+The fullest moment is the beginning of the backward pass, when everything that it needs has been kept. The
+optimizer's step comes later and makes nothing new: a fused AdamW changes weights and averages in place.
 """
 
 from dataclasses import dataclass
@@ -81,10 +81,8 @@ class Setup:
 class Memory:
     """Bytes of one device, by part, as the backward pass begins.
 
-    `gathered` is what fsdp2 has in one piece at a time: two layers, the embedding, head and projector, and
-    gradients on their way out. Of `weights`, `copies` are autocast's, in bfloat16, which last until the
-    backward pass has used them. `step` comes later, when these, activations and logits are gone: AdamW's
-    temporary tensors, one more copy of what trains.
+    `weights` with autocast's copies in bfloat16, which the backward pass reads. `gathered` is what fsdp2 has
+    in one piece at a time: two layers, the embedding, head and projector, and gradients on their way out.
     """
 
     weights: float
@@ -95,28 +93,11 @@ class Memory:
     logits: float
     cache: float
     runtime: float
-    copies: float
-    step: float
-
-    def parts(self) -> dict[str, float]:
-        """Name -> bytes; they add up to `backward`."""
-        return {name: value for name, value in vars(self).items() if name not in ("copies", "step")}
-
-    @property
-    def backward(self) -> float:
-        """All parts together."""
-        return sum(self.parts().values())
-
-    @property
-    def at_step(self) -> float:
-        """What there is during the optimizer's step."""
-        gone = self.copies + self.gathered + self.activations + self.logits
-        return self.backward - gone + self.step
 
     @property
     def peak(self) -> float:
-        """The fullest moment: what has to fit."""
-        return max(self.backward, self.at_step)
+        """All parts together: what has to fit."""
+        return sum(vars(self).values())
 
 
 def layer_activations(
@@ -151,7 +132,7 @@ def device_memory(
     """
     half = stage.precision.startswith("bf16")
     compute = 2 if half else 4
-    sharded = setup.strategy == "fsdp2" and setup.world > 1
+    sharded = setup.strategy == "fsdp2"
     share = setup.world if sharded else 1
     trained, frozen = size.total_trainable, size.total - size.total_trainable
     whole = size.trainable["language_model"] > 0
@@ -187,6 +168,4 @@ def device_memory(
         logits=12 * supervised * shapes.vocabulary,  # log-softmax, its gradient and the logits', float32
         cache=cache,
         runtime=setup.gpu.runtime,
-        copies=copies,
-        step=4 * trained / share,
     )

@@ -162,13 +162,12 @@ class Plan:
     def to_dict(self) -> dict:
         """Everything, as JSON takes it: bytes, FLOPs, hours."""
         derived = ("fits", "steps", "hours", "disk", "implied_mfu")
-        memory = {name: getattr(self.memory, name) for name in ("backward", "at_step", "peak")}
         return (
             asdict(self)
             | {name: getattr(self, name) for name in derived}
             | {
                 "preset": self.preset.name,
-                "memory": self.memory.parts() | memory,
+                "memory": vars(self.memory) | {"peak": self.memory.peak},
                 "flops": asdict(self.flops) | {"model": self.flops.model},
             }
         )
@@ -176,10 +175,9 @@ class Plan:
     def __str__(self) -> str:
         setup, work, total = self.setup, self.workload, self.flops
         lines = [f"{self.preset.name} {self.stage.name}: {setup}", "memory of each device, GB"]
-        lines += [f"  {name:<12}{value / GB:>9.2f}" for name, value in self.memory.parts().items() if value]
+        lines += [f"  {name:<12}{value / GB:>9.2f}" for name, value in vars(self.memory).items() if value]
         lines += [
-            f"  {'together':<12}{self.memory.backward / GB:>9.2f}  as the backward pass begins",
-            f"  {'':<12}{self.memory.at_step / GB:>9.2f}  at the optimizer's step",
+            f"  {'together':<12}{self.memory.peak / GB:>9.2f}  as the backward pass begins",
             f"  {'room':<12}{setup.gpu.memory / GB:>9.2f}  {setup.gpu.source}",
             f"steps         {self.steps} ({self.size.warmup_steps} of warm-up), each of {self.passes} passes "
             f"of {setup.micro_batch} samples on {setup.world} devices",

@@ -16,7 +16,7 @@ from minillava.bases import base_configs, join_configs, read_tokenizer
 from minillava.config import PRESETS, Preset
 from minillava.conversation import IMAGE_TOKEN
 from minillava.model import MiniLlava
-from minillava.training import freeze
+from minillava.optimization import freeze
 from minillava.weights import find
 
 PARTS = ("vision_tower", "multi_modal_projector", "language_model", "adapters")

@@ -9,6 +9,8 @@ loss is the mean cross-entropy over the tokens of the answers.
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.utils import deterministic
 
 from minillava import checkpoints, lora
 from minillava.config import IGNORE_INDEX, StageConfig
 from minillava.data import InstructionData, InstructionDataset, divide_anew
+from minillava.decoder import compile_layers, release_layers
 from minillava.model import MiniLlava
 from minillava.monitoring import Curve, FiniteLoss, Progress, Skipped, undisturbed
+from minillava.optimization import cosine_with_warmup, freeze, lift, lower, parameter_groups
 from minillava.parallel import Sharded, choose, gathered, shard
 from minillava.records import Records
 from minillava.saving import WholeFile, recover
@@ -46,59 +50,18 @@ class StageResult:
     skipped: int
 
 
-def freeze(model: MiniLlava, stage: StageConfig) -> list[str]:
-    """Let exactly the parameters of `stage.trains` require gradients; returns their names.
-
-    With LoRA these are the language model's adapters in place of its own (`lora.adapt` puts them in).
-    """
-    for name, parameter in model.named_parameters():
-        part = name.split(".")[0]
-        replaced = stage.lora is not None and part == "language_model" and ".lora_" not in name
-        parameter.requires_grad_(part in stage.trains and not replaced)
-    return [name for name, p in model.named_parameters() if p.requires_grad]
-
-
-def lift(module: nn.Module) -> None:
-    """Bring what trains to float32, for mixed precision."""
-    for parameter in module.parameters():
-        if parameter.requires_grad and not isinstance(parameter, DTensor):  # a shard was lifted before
-            parameter.data = parameter.data.float()
-
-
-def lower(model: MiniLlava, dtypes: dict[str, torch.dtype]) -> None:
-    """Bring every parameter back to what it was, rounding once."""
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-
-
-def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
-    """The original's groups: {decayed, not decayed} x {projector, the rest} (llava_trainer.py).
-
-    Biases and norm weights, the one-dimensional parameters, do not decay. The projector has its own
-    learning rate if the stage gives one.
-    """
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = (parameter.ndim > 1, name.startswith("multi_modal_projector"))
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": params,
-            "weight_decay": stage.weight_decay if decays else 0.0,
-            "lr": stage.projector_learning_rate or stage.learning_rate
-            if is_projector
-            else stage.learning_rate,
-        }
-        for (decays, is_projector), params in groups.items()
-    ]
-
-
-def cosine_with_warmup(step: int, warmup: int, total: int) -> float:
-    """Share of the peak learning rate at `step`: a linear rise, then half a cosine down to 0."""
-    if step < warmup:
-        return step / max(1, warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Give torch back its settings for determinism, which Lightning would leave changed. Meanwhile new memory
+    is not filled with NaN, as it would be to show reads of what was never written: 2 % of a step."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills, deterministic.fill_uninitialized_memory = deterministic.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
+        deterministic.fill_uninitialized_memory = fills
 
 
 class FeatureCache:
@@ -156,10 +119,19 @@ class Stage(LightningModule):
         prepare = lift if self.stage.precision.endswith("mixed") else None
         if self.stage.activation_checkpointing:
             self.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.stage.compiled:
+            compile_layers(self.model.language_model)
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh["data_parallel"], self.stage.precision, prepare)
         elif prepare:
             prepare(self.model)
+
+    def teardown(self, stage: str) -> None:
+        """Leave the model as any other: neither recomputing nor compiled."""
+        if self.stage.activation_checkpointing:
+            self.model.language_model.gradient_checkpointing_disable()
+        if self.stage.compiled:
+            release_layers(self.model.language_model)
 
     def loss(self, batch: dict) -> Tensor:
         features = self.cache(self.model, batch["image_keys"], batch["pixel_values"])
@@ -195,6 +167,14 @@ class Stage(LightningModule):
                     parameter.grad.mul_(passes / tokens)
             self.tokens = 0
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm=None
+    ) -> None:
+        """By torch itself: with a fused optimizer in mixed precision, Lightning refuses. That is for the
+        sake of float16, whose gradients such an optimizer would still have to scale; bfloat16's are not."""
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
     def on_validation_epoch_start(self) -> None:
         self.validated = torch.zeros(2, device=self.device)  # the sum over tokens, and how many
 
@@ -211,8 +191,7 @@ class Stage(LightningModule):
             parameter_groups(self.model, self.stage),
             betas=self.stage.betas,
             eps=1e-8,
-            # One pass over each tensor; with mixed precision, Lightning would refuse to clip its gradients.
-            fused=self.stage.precision.endswith("true"),
+            fused=True,  # one pass over each tensor, and no temporary copies of them
         )
         warmup = math.ceil(self.stage.warmup_ratio * self.total_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -354,12 +333,10 @@ def train_stage(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     started = time.perf_counter()
-    with isolate_rng(include_cuda=torch.cuda.is_available()), undisturbed():
+    with isolate_rng(include_cuda=torch.cuda.is_available()), settings_kept(), undisturbed():
         engine.fit(module, modules, ckpt_path=last, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)
-    if stage.activation_checkpointing:
-        model.language_model.gradient_checkpointing_disable()
     weights = None
     if isinstance(engine.strategy, Sharded):
         weights = {name: tensor.to(dtypes[name]) for name, tensor in gathered(model).items()}

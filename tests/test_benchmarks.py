@@ -194,15 +194,13 @@ def test_a_cards_peak_is_looked_up_by_its_whole_name(monkeypatch):
 
 def test_a_pass_is_halved_until_it_fits_and_then_recomputes():
     stage = replace(PRESETS["llava-1.5-7b"].stages["stage2"], batch_size=4)
-    found = {gb: gpu.affordable("llava-1.5-7b", stage, 820, gb * GB) for gb in (200, 141, 128)}
-    used = {gb: (row.batch_size, row.activation_checkpointing) for gb, row in found.items()}
-    assert used[200] == (4, False)
-    assert used[141] in ((1, False), (2, False))
-    assert used[128] == (1, True)  # and does not fit: AdamW's step has to
+    found = {gb: gpu.affordable("llava-1.5-7b", stage, 820, gb * GB, "auto") for gb in (200, 150, 135, 128)}
+    assert found == {200: (4, False), 150: (2, False), 135: (2, True), 128: (1, True)}  # the last does not fit
+    assert gpu.affordable("llava-1.5-7b", stage, 820, 150 * GB, "fsdp2") == (4, False)
 
 
 def test_the_gpus_table_says_what_was_used():
-    run = {"fits": True, "batch": 2, "recomputed": True, "seconds": [[1.0, 1.0], [3.0]], "peak_bytes": 5e9}
+    run = {"fits": True, "pass": 2, "recomputed": True, "seconds": [[1.0, 1.0], [3.0]], "peak_bytes": 5e9}
     run |= {"tokens": 10, "flops": 1e12}
     page = gpu.rows({"stage2": {"ours": run, "peer": run | {"fits": False}}}, 4e12)
     assert "| transformers | 2 samples, layers computed again | does not fit |" in page

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from minillava import lora
 from minillava.config import PRESETS, LoraConfig
 from minillava.flops import Flops, Shapes, sample_flops
+from minillava.optimization import freeze
 from minillava.shapes import meta_config
-from minillava.training import freeze
 
 STAGES = PRESETS["llava-1.5-7b"].stages
 TEXT, N = 21, 16

@@ -9,7 +9,8 @@ from helpers import same
 
 from minillava import checkpoints, lora, training
 from minillava.config import PRESETS, LoraConfig
-from minillava.training import freeze, parameter_groups, train_stage
+from minillava.optimization import freeze, parameter_groups
+from minillava.training import train_stage
 
 STAGE = replace(PRESETS["tiny"].stages["stage2-lora"], batch_size=2)
 

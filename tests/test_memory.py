@@ -89,14 +89,15 @@ def test_shards_shrink_with_the_devices_and_copies_do_not():
     eight, sixteen = (
         memory("llava-1.5-7b", "stage2", devices=8, nodes=n, strategy="fsdp2")[0] for n in (1, 2)
     )
-    for part in ("gradients", "optimizer", "step"):
+    for part in ("gradients", "optimizer"):
         assert getattr(sixteen, part) == getattr(eight, part) / 2
     assert sixteen.gathered == eight.gathered > 0 and sixteen.activations == eight.activations
     whole, again = (memory("llava-1.5-7b", "stage2", devices=n)[0] for n in (8, 1))
     assert whole.gathered == 0 and whole.optimizer == again.optimizer == 8 * eight.optimizer
     assert whole.gradients == 2 * again.gradients  # DDP sums in buckets beside them
     alone = memory("llava-1.5-7b", "stage2", devices=1, strategy="fsdp2")[0]
-    assert alone == again  # one device has nobody to share with
+    assert (alone.gradients, alone.optimizer) == (again.gradients, again.optimizer)  # nobody to share with,
+    assert alone.peak < again.peak  # but a layer is cast when its turn comes, and what flows is bfloat16
 
 
 def test_activations_grow_with_the_batch_and_recomputing_keeps_one_layer():
@@ -112,15 +113,6 @@ def test_activations_grow_with_the_batch_and_recomputing_keeps_one_layer():
 def test_logits_are_three_float32_tables_of_the_positions_that_may_be_learned():
     assert memory("llava-1.5-7b", "stage2")[0].logits == 3 * 4 * 2048 * 32064
     assert memory("llava-1.5-7b", "stage1", longest=600)[0].logits == 3 * 4 * (600 - 576) * 32064
-
-
-def test_the_peak_is_the_fuller_of_two_moments():
-    found, size = memory("llava-1.5-7b", "stage2", longest=1)
-    assert found.peak == found.at_step > found.backward  # AdamW's temporary copy, and hardly an activation
-    lasting = found.weights - found.copies + found.gradients + found.optimizer + found.runtime
-    assert found.at_step == pytest.approx(lasting + found.step)
-    found, _ = memory("llava-1.5-7b", "stage2", micro_batch=2)
-    assert found.peak == found.backward > found.at_step
 
 
 def test_autocasts_copies_are_gone_at_the_optimizers_step():
@@ -143,10 +135,10 @@ def test_autocasts_copies_are_gone_at_the_optimizers_step():
 def test_a_7b_trains_whole_on_one_h200_if_it_recomputes():
     found, size = memory("llava-1.5-7b", "stage2", "h200", checkpointing=True)
     vocabulary = 32064 * 4096
-    assert found.copies == 2 * (size.total_trainable - vocabulary)  # the embedding's rows are not cast
-    assert found.at_step == pytest.approx(137.8 * GB, rel=1e-3)
+    lasting = 4 * size.total_trainable + 2 * (size.total - size.total_trainable)
+    copies = 2 * (size.total_trainable - vocabulary)  # autocast's; the embedding's rows are not cast
+    assert found.weights == pytest.approx(lasting + copies)
     assert found.peak <= GPUS["h200"].memory
-    assert memory("llava-1.5-7b", "stage2", devices=8, strategy="fsdp2")[0].copies == 0
 
 
 def test_gpus_are_quoted_dense():

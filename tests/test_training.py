@@ -12,15 +12,8 @@ from helpers import png
 from minillava import checkpoints, training
 from minillava.config import PRESETS
 from minillava.data import Collator, InstructionData, InstructionDataset
-from minillava.training import (
-    FeatureCache,
-    Stage,
-    cosine_with_warmup,
-    freeze,
-    parameter_groups,
-    split_batch,
-    train_stage,
-)
+from minillava.optimization import cosine_with_warmup, freeze, parameter_groups
+from minillava.training import FeatureCache, Stage, split_batch, train_stage
 
 STAGES = {
     name: replace(stage, batch_size=2, max_length=512) for name, stage in PRESETS["tiny"].stages.items()

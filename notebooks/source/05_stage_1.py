@@ -123,7 +123,8 @@ from torch.testing import assert_close
 from minillava import checkpoints
 from minillava.config import PRESETS
 from minillava.data import Collator, InstructionData, InstructionDataset
-from minillava.training import cosine_with_warmup, freeze, train_stage
+from minillava.optimization import cosine_with_warmup, freeze
+from minillava.training import train_stage
 
 tiny = PRESETS["tiny"]
 stage = replace(tiny.stages["stage1"], learning_rate=5e-3, batch_size=16)

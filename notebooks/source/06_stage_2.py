@@ -104,7 +104,7 @@ print("learned tokens:", learned, "-> the batch's loss is their mean, weighed by
 
 # %%
 from minillava.config import PRESETS
-from minillava.training import freeze
+from minillava.optimization import freeze
 
 for name in ("stage1", "stage2"):
     stage = PRESETS["llava-1.5-7b"].stages[name]

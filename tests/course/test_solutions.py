@@ -11,13 +11,14 @@ from minillava.config import PRESETS
 from minillava.conversation import SYSTEM, encode, render_v1
 from minillava.course import lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson10
 from minillava.flops import sample_flops
+from minillava.optimization import cosine_with_warmup, freeze
 from minillava.plan import plan_stage
 from minillava.projector import build_projector
 from minillava.records import modality_length
 from minillava.toybox import records
 from minillava.toybox.scene import SIZE
 from minillava.toybox.scenes import SCENES
-from minillava.training import cosine_with_warmup, freeze, split_batch
+from minillava.training import split_batch
 
 
 def test_boxes_and_records_are_toyboxs():
