@@ -8,11 +8,37 @@ at a fraction of all positions: the others, picture and question, have to offer 
 which is all that anyone sees of them, and nothing more.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
+
+
+@dataclass
+class Documents:
+    """How a row of N positions divides: `shared` that all documents begin with, then `lengths` of each."""
+
+    lengths: list[int]
+    shared: int
+    device: torch.device
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """[B + 1], where each document's own positions begin and end; the first one's begin with the row."""
+        return self._bounds([self.shared + self.lengths[0], *self.lengths[1:]])
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """[B + 1], the same once the shared positions stand before each."""
+        return self._bounds([self.shared + length for length in self.lengths])
+
+    def _bounds(self, lengths: list[int]) -> Tensor:
+        return torch.tensor([0, *lengths], device=self.device).cumsum(0).int()
 
 
 class DecoderLayer(LlamaDecoderLayer):
@@ -33,22 +59,19 @@ class DecoderLayer(LlamaDecoderLayer):
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        documents: list[int] | None = None,
-        shared: int = 0,
+        documents: Documents | None = None,
         read: Tensor | None = None,
         **options,
     ) -> Tensor:
         """Without `documents` LLaMA's own, [B, T, D] -> [B, T, D]. With them [1, N, D] -> [1, N or S, D].
 
-        shared: positions at the start of the row with which each document begins.
-        documents: further positions of each, N with the shared ones.
-        read: [N], true where a result is wanted, never in `shared`; None is everywhere.
+        read: [N], true where a result is wanted, never in what documents share; None is everywhere.
         """
         if documents is None:
             return super().forward(hidden_states, position_embeddings=position_embeddings, **options)
         rows = None if read is None else read.nonzero()[:, 0]
         query, key, value = self.before(hidden_states, *position_embeddings, rows)
-        mixed = attend(self.self_attn, query, key, value, documents, shared, read)
+        mixed = attend(self.self_attn, query, key, value, documents, read)
         return self.after(hidden_states if rows is None else hidden_states[:, rows], mixed)
 
     def before(
@@ -82,11 +105,13 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    documents: list[int],
-    shared: int,
+    documents: Documents,
     read: Tensor | None,
 ) -> Tensor:
     """Causal attention within each document: queries [1, H, N or S, K] -> as many mixtures of values."""
+    if read is None and flashes(attention, value):
+        return attend_at_once(attention, query, key, value, documents)
+    lengths, shared = documents.lengths, documents.shared
     options = {
         "dropout_p": attention.attention_dropout if attention.training else 0.0,
         "scale": attention.scaling,
@@ -94,7 +119,7 @@ def attend(
     }
 
     def whole(rows: Tensor) -> list[Tensor]:  # [1, H, N, K] -> [1, H, shared + its positions, K] of each
-        beginning, *rest = rows.split([shared, *documents], dim=2)
+        beginning, *rest = rows.split([shared, *lengths], dim=2)
         return [torch.cat((beginning, end), dim=2) for end in rest] if shared else rest
 
     keys, values = whole(key), whole(value)
@@ -104,13 +129,40 @@ def attend(
             for q, k, v in zip(whole(query), keys, values, strict=True)
         ]
         return torch.cat([first, *(found[:, :, shared:] for found in others)], dim=2)
-    rows = [part.nonzero() + shared for part in read[shared:].split(documents)]  # each [its S, 1]
+    rows = [part.nonzero() + shared for part in read[shared:].split(lengths)]  # each [its S, 1]
     found = []
     for q, k, v, row in zip(query.split([len(r) for r in rows], dim=2), keys, values, rows, strict=True):
         if len(row):
             past = torch.arange(k.shape[2], device=row.device) <= row
             found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=past, **options))
     return torch.cat(found, dim=2)
+
+
+def flashes(attention: nn.Module, value: Tensor) -> bool:
+    """Can FlashAttention take all documents in one call? On a GPU, in half precision."""
+    plain = attention.num_key_value_groups == 1 and not (attention.training and attention.attention_dropout)
+    half = value.is_cuda and value.dtype in (torch.bfloat16, torch.float16)
+    return plain and half and torch.cuda.get_device_capability(value.device) >= (8, 0)
+
+
+def attend_at_once(
+    attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, documents: Documents
+) -> Tensor:
+    """The same by one kernel, [1, H, N, K]; one after the other, short documents leave a GPU idle."""
+
+    def whole(rows: Tensor) -> Tensor:  # [N, H, K] -> [what all documents see, H, K]
+        beginning, *rest = rows.split([documents.shared, *documents.lengths])
+        return torch.cat([part for end in rest for part in (beginning, end)])
+
+    query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [N, H, K]
+    if documents.shared:
+        key, value = whole(key), whole(value)
+    bounds, longest = (documents.queries, documents.keys), documents.shared + max(documents.lengths)
+    causal = (-1, 0)  # as far back as there is, none ahead; a document's last query goes with its last key
+    mixed = varlen_attn(
+        query, key, value, *bounds, longest, longest, scale=attention.scaling, window_size=causal
+    )
+    return mixed.transpose(0, 1)[None]
 
 
 def packable(language_model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -166,12 +218,12 @@ def decode(
     real = torch.ones_like(read) if attention_mask is None else attention_mask.bool()
     place = real.cumsum(dim=1) - 1  # [B, T], from 0 in each sample
     kept = real & (place >= shared)
-    documents = kept.sum(dim=1).tolist()
+    documents = Documents(kept.sum(dim=1).tolist(), shared, kept.device)
     kept[0] = real[0]
     hidden = inputs_embeds[kept][None]
     angles = model.rotary_emb(hidden, position_ids=place[kept][None])
     *layers, last = model.layers
-    row = {"position_embeddings": angles, "documents": documents, "shared": shared}
+    row = {"position_embeddings": angles, "documents": documents}
     for layer in layers:
         hidden = layer(hidden, **row)
     return model.norm(last(hidden, **row, read=read[kept]))[0]

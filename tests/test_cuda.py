@@ -9,7 +9,7 @@ from helpers import png, record
 from lightning import Callback
 
 import minillava
-from minillava import attention, training
+from minillava import attention, decoder, training
 from minillava.config import PRESETS
 from minillava.evaluation.toybox import held_out
 from minillava.training import train_stage
@@ -23,7 +23,8 @@ STAGES = {
 
 @pytest.fixture
 def records():
-    return [record(str(i), png(color), f"A {color} ball.") for i, color in enumerate(["red", "blue", "green"] * 4)]
+    colors = ["red", "blue", "green"] * 4
+    return [record(str(i), png(color), f"A {color} ball.") for i, color in enumerate(colors)]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def tiny():
 def losses(make_model, records, folder, stage="stage2", device="gpu", strategy="auto", **changes):
     """The model that a short training leaves, and its losses step by step."""
     model = make_model()
-    trainer = {"accelerator": device, "strategy": strategy}
-    result = train_stage(model, STAGES[stage], records, folder, max_steps=6, epochs=3, trainer=trainer, **changes)
+    changes |= {"max_steps": 6, "epochs": 3, "trainer": {"accelerator": device, "strategy": strategy}}
+    result = train_stage(model, STAGES[stage], records, folder, **changes)
     return model, result.curve["train"][1]
 
 
@@ -49,11 +50,27 @@ def test_answers_are_those_of_the_cpu(tiny):
 
 def test_recorded_attention_is_that_of_the_cpu(tiny):
     row = held_out("test")[0]
-    there, here = (
-        attention.answer_maps(model, row["image"]["bytes"], row["question"], max_new_tokens=8) for model in tiny
-    )
+    asked = (row["image"]["bytes"], row["question"])
+    there, here = (attention.answer_maps(model, *asked, max_new_tokens=8) for model in tiny)
     assert there.answer == here.answer
     np.testing.assert_allclose(there.prompt.maps, here.prompt.maps, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_documents_at_once_are_those_one_by_one(make_model, monkeypatch, shared):
+    model = make_model().language_model.to("cuda", torch.bfloat16)
+    inputs = torch.randn(3, 40, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    mask = (torch.arange(40) < torch.tensor([[40], [17], [9]])).to("cuda")
+    read = mask & (torch.arange(40, device="cuda") > 5)
+    found = []
+    for at_once in (False, True):
+        if not at_once:
+            monkeypatch.setattr(decoder, "flashes", lambda *_: False)
+        hidden = decoder.decode(model, inputs, mask, read, shared)
+        found.append((hidden, torch.autograd.grad(hidden.float().square().sum(), inputs)[0]))
+        monkeypatch.undo()
+    for apart, together in zip(*found, strict=True):
+        assert (together - apart).norm() < 0.02 * apart.norm()
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])

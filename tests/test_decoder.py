@@ -1,11 +1,15 @@
 """The decoder without padding or repetition, its last layer where it is read: LLaMA's numbers, less work."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from minillava import decoder
 from minillava.decoder import decode, packable
 from minillava.prefix import shared_length
 
@@ -68,6 +72,33 @@ def test_values_and_gradients_are_llamas(pair, mask, read, shared):
         found.append((hidden, *(parameter.grad for parameter in learned)))
     for theirs, ours in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def by_the_definition(query, key, value, queries, keys, *_, scale, window_size):
+    """FlashAttention's call for documents of [n, H, K], whose last query goes with its last key."""
+    assert window_size == (-1, 0)
+    found = []
+    for (q0, q1), (k0, k1) in zip(pairwise(queries.tolist()), pairwise(keys.tolist()), strict=True):
+        seen = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril(k1 - k0 - (q1 - q0))
+        q, k, v = (x.transpose(0, 1) for x in (query[q0:q1], key[k0:k1], value[k0:k1]))
+        found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale).transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("pair", [4], indirect=True)
+@pytest.mark.parametrize("shared", [0, 2])
+def test_all_documents_at_once_are_the_same(pair, shared, monkeypatch):
+    _, model = pair
+    embeddings, found = torch.randn(3, LENGTH, WIDTH), []
+    read = READ & PADDED.bool()
+    for together in (False, True):
+        monkeypatch.setattr(decoder, "flashes", lambda *_, together=together: together)
+        monkeypatch.setattr(decoder, "varlen_attn", by_the_definition)
+        inputs = embeddings.clone().requires_grad_()
+        hidden = decode(model, inputs, PADDED, read, shared)
+        found.append((hidden, torch.autograd.grad(hidden.square().sum(), inputs)[0]))
+    for apart, together in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 
 
 def test_unasked_they_are_llamas_layers_to_the_bit(pair):
