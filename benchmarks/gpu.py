@@ -27,7 +27,7 @@ from versus.timing import Ratio, check_same_loss, ratio_of_runs, wall
 
 from minillava.config import IGNORE_INDEX, PRESETS, StageConfig
 
-CASES = {"stage1": (600, 16), "stage2-lora": (820, 8), "stage2": (820, 16)}
+CASES = {"stage1": (600, 16), "stage2-lora": (820, 8), "stage2": (820, 32)}
 """Stage -> (positions of a sample, samples in a step): 576 of a picture and the words of an average caption
 or conversation (estimated, not counted). The stages are those of the preset llava-1.5-7b, and of tiny; their
 steps have 256 and 128 samples."""
@@ -48,7 +48,7 @@ CARDS = {
 }
 """A card's own name -> its name in `memory.GPUS`. Whole names: an H100 PCIe or a 3090 Ti has another peak."""
 
-SAFE = 0.95
+SAFE = 0.97
 """Of a GPU's memory, what a plan may fill: fragments fit nothing."""
 
 WARMUP = 2
@@ -202,7 +202,7 @@ def affordable(
     for again in (stage.activation_checkpointing, True):
         samples = stage.batch_size
         while samples:
-            setup = Setup(card, strategy=strategy, checkpointing=again, micro_batch=samples)
+            setup = Setup(card, 1, 1, strategy, again, samples, stage.compiled)
             if device_memory(shapes, size, stage, setup, length).peak <= SAFE * memory:
                 return samples, again
             samples //= 2

@@ -184,6 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", default=1, **count, help="default: %(default)s")
     p.add_argument("--strategy", choices=STRATEGIES, default="auto", help="as of train; default: %(default)s")
     p.add_argument("--checkpointing", "--activation-checkpointing", action="store_true", help="as of train")
+    p.add_argument("--compile", action="store_true", help="as of train")
     p.add_argument(
         "--micro-batch", "--device-batch", **count,
         help="samples in one pass of one device; default: the most that fit",

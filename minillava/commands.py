@@ -225,6 +225,7 @@ def plan(args: Arguments) -> None:
         args.nodes,
         args.strategy,
         args.checkpointing,
+        args.compile,
         args.micro_batch,
         args.mfu,
         args.samples,

@@ -62,6 +62,7 @@ class Setup:
     strategy: str = "ddp"
     checkpointing: bool = False
     micro_batch: int = 1
+    compiled: bool = False
 
     @property
     def world(self) -> int:
@@ -74,6 +75,7 @@ class Setup:
         return (
             f"--gpu {self.gpu.name} --devices {self.devices}{nodes} --strategy {self.strategy} "
             f"--device-batch {self.micro_batch}{' --activation-checkpointing' * self.checkpointing}"
+            f"{' --compile' * self.compiled}"
         )
 
 
@@ -101,7 +103,12 @@ class Memory:
 
 
 def layer_activations(
-    shapes: Shapes, compute: int, residual: int | None = None, trains: bool = False, adapted: bool = False
+    shapes: Shapes,
+    compute: int,
+    residual: int | None = None,
+    trains: bool = False,
+    adapted: bool = False,
+    compiled: bool = False,
 ) -> float:
     """Bytes that one decoder layer keeps for the backward pass, per position, with a fused attention.
 
@@ -110,12 +117,16 @@ def layer_activations(
     before and after SiLU and what that is multiplied with. Where the layer `trains`, also the norms'
     outputs before their weight, and the inputs of all matrices, which autocast copies for each of five
     matrices if `residual` is larger than `compute`. An adapter (LoRA) keeps its input and dropout's mask.
+    `compiled`, norms and SiLU are computed again from what went into them, and a copy is made once.
     """
     d, i = shapes.width, shapes.mlp
     residual = compute if residual is None else residual
-    kept = 2 * 4 * d + compute * (2 * d + 2 * shapes.key_value_width + 3 * i) + 4 * shapes.heads
+    kept = compute * (2 * d + 2 * shapes.key_value_width + 2 * i) + 4 * shapes.heads
+    kept += 2 * residual * d if compiled else 2 * 4 * d + compute * i
     if trains:
-        kept += 2 * residual * d + compute * ((2 if residual == compute else 5) * d + i)
+        kept += compute * (2 * d + i)
+    if trains and not compiled:
+        kept += 2 * residual * d + compute * (3 * d if residual > compute else 0)
     if adapted:
         kept += (compute + 1) * (6 * d + i)
     return kept
@@ -151,7 +162,7 @@ def device_memory(
     residual = 4 if autocast and whole else compute
     tokens = setup.micro_batch * longest
     adapted = size.trainable["adapters"] > 0
-    layer = tokens * layer_activations(shapes, compute, residual, whole, adapted)
+    layer = tokens * layer_activations(shapes, compute, residual, whole, adapted, setup.compiled)
     layers = shapes.layers * layer
     if setup.checkpointing:  # each layer's input, and one layer at a time in full
         layers = shapes.layers * tokens * residual * shapes.width + layer

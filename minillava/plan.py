@@ -205,6 +205,7 @@ def plan_stage(
     nodes: int = 1,
     strategy: str = "auto",
     checkpointing: bool = False,
+    compiled: bool = False,
     micro_batch: int | None = None,
     mfu: float = 0.5,
     samples: int | None = None,
@@ -232,7 +233,7 @@ def plan_stage(
     if strategy not in STRATEGIES:
         raise ValueError(f"A strategy is {', '.join(STRATEGIES)}, not {strategy}.")
     strategy = "fsdp2" if isinstance(choose(row, strategy, devices, nodes), Sharded) else "ddp"
-    setup = Setup(gpu, devices, nodes, strategy, checkpointing)
+    setup = Setup(gpu, devices, nodes, strategy, checkpointing, compiled=compiled)
 
     shapes, reported = Shapes.of(meta_config(preset)), REPORTED.get((preset.name, stage))
     work = work or workload(preset, row)

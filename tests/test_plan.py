@@ -228,6 +228,7 @@ def test_the_commands_that_a_page_gives_for_a_7b_fit_on_its_node(page):
             "a100-80gb",
             args.devices,
             checkpointing=args.activation_checkpointing,
+            compiled=args.compile,
             micro_batch=batch,
         )
         plan.raise_if_too_large()
