@@ -4,12 +4,12 @@
     python benchmarks/gpu.py --shapes tiny    # the same logic on the tiny shapes, on a CPU too
 
 Each side trains in processes of its own, in turns; ours also with its layers compiled. Weights are drawn
-alike by their names, and the samples, pictures of noise and words at random, are of the lengths that real ones have
-on average. A step has the same samples on all sides, in passes as large as fit by plan; where not even one
-sample does, layers are computed again. The whole language model trains by fsdp2 on our side, as it does on a
-node. MFU counts useful work, by the formula of `minillava.flops`: the head and the last layer at every
-position, of which our side leaves out what nothing reads. Prints a markdown table and leaves the numbers in
---folder.
+alike by their names, and the samples, pictures of noise and words at random, are of the lengths that real
+ones have on average. A step has the same samples on all sides, in passes as large as fit by plan; where not
+even one sample does, layers are computed again. The whole language model trains by fsdp2 on our side, as it
+does on a node. MFU counts useful work, by the formula of `minillava.flops`: the head and the last layer at
+every position, of which our side leaves out what nothing reads. Prints a markdown table and leaves the
+numbers in --folder.
 """
 
 import argparse
