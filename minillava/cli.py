@@ -106,7 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
         "PNG figures, summary.json. Interrupted, the same command goes on where it was.",
         resumes=True,
     )  # fmt: skip
-    p.add_argument("--run-dir", default=Path("runs/tiny"), **path, help="default: %(default)s")
+    p.add_argument(
+        "--preset", choices=("tiny", "tiny-long"), default="tiny",
+        help="tiny-long: the same with four times the conversations, an hour, as the shipped model was made",
+    )  # fmt: skip
+    p.add_argument("--run-dir", **path, help="default: runs/PRESET")
     p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")
     p.add_argument(
         "--processes", **count, help="that ask held-out questions; default: 2 on a CPU of several cores"

@@ -46,7 +46,8 @@ def _write_json(file: Path | None, content: dict) -> None:
 
 
 def reproduce(args: Arguments) -> None:
-    _need(PRESETS["tiny"].vision_tower, PRESETS["tiny"].language_model)
+    preset = PRESETS[args.preset]
+    _need(preset.vision_tower, preset.language_model)
     _threads(args)
     import torch
 
@@ -54,7 +55,13 @@ def reproduce(args: Arguments) -> None:
 
     alone = args.fast_dev_run or torch.accelerator.is_available() or torch.get_num_threads() == 1
     processes = args.processes or (1 if alone else 2)
-    run(args.run_dir, seed=args.seed, fast_dev_run=args.fast_dev_run, processes=processes)
+    run(
+        args.run_dir or Path("runs", preset.name),
+        preset.name,
+        seed=args.seed,
+        fast_dev_run=args.fast_dev_run,
+        processes=processes,
+    )
 
 
 def pretrain(args: Arguments) -> None:
