@@ -25,9 +25,9 @@ def write_model_card(folder: Path, preset: Preset, summary: dict, table: str) ->
     f1, loss = summary["caption_f1"], summary["text_loss"]
     paragraphs = [
         f"# {Path(preset.finished).name}",
-        f"Made by `minillava reproduce --preset {preset.name}` (seed {summary['seed']}) from `{Path(preset.vision_tower).name}` and "
-        f"`{Path(preset.language_model).name}`, on Toybox alone (license: CC0-1.0). It knows that small "
-        "world and nothing else.",
+        f"Made by `minillava reproduce --preset {preset.name}` (seed {summary['seed']}) from "
+        f"`{Path(preset.vision_tower).name}` and `{Path(preset.language_model).name}`, on Toybox alone "
+        "(license: CC0-1.0). It knows that small world and nothing else.",
         f"| stage | steps | seconds | last validation loss (nats a token) |\n|---|---:|---:|---:|\n{rows}",
         f"{os.cpu_count()} CPU cores, threads: {summary['threads']}, {summary['seconds'] / 60:.1f} minutes "
         f"in all, {summary['peak_memory_gb']:.1f} GB; torch {torch.__version__}, transformers "
