@@ -178,7 +178,7 @@ from minillava.course.figures import memory_bars
 
 table = {}
 for name, plan in plans.items():
-    held = {part: size / 1e9 for part, size in plan.memory.parts().items()}
+    held = {part: size / 1e9 for part, size in vars(plan.memory).items()}
     table[name] = {part: held.pop(part) for part in ("weights", "gradients", "optimizer", "activations")}
     table[name]["the rest"] = sum(held.values())
 assert table["stage 2, whole"]["optimizer"] > 7 * table["stage 2, shards"]["optimizer"]
