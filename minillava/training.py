@@ -223,6 +223,7 @@ class Stage(LightningModule):
         checkpoint["state_dict"] = current | saved
 
 
+@settings_kept()
 def train_stage(
     model: MiniLlava,
     stage: StageConfig,
@@ -333,7 +334,7 @@ def train_stage(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     started = time.perf_counter()
-    with isolate_rng(include_cuda=torch.cuda.is_available()), settings_kept(), undisturbed():
+    with isolate_rng(include_cuda=torch.cuda.is_available()), undisturbed():
         engine.fit(module, modules, ckpt_path=last, weights_only=True)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)

@@ -1,5 +1,6 @@
 """The decoder without padding or repetition, its last layer where it is read: LLaMA's numbers, less work."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -122,6 +123,25 @@ def test_gradient_checkpointing_changes_nothing(pair):
         hidden = decode(model, embeddings, PADDED, READ & PADDED.bool())
         gradients.append(torch.autograd.grad(hidden.square().sum(), embeddings)[0])
     assert torch.equal(*gradients)
+
+
+def test_compiled_layers_are_the_same_whatever_the_lengths(pair, monkeypatch):
+    _, model = pair
+    compiled = partial(torch.compile, backend="aot_eager")  # the same graphs, without a C++ compiler
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = []
+    for layers in ("as they come", "compiled"):
+        if layers == "compiled":
+            decoder.compile_layers(model)
+        for mask, shared in ((PADDED, 2), (LEFT, 0), (None, 0)):
+            embeddings = torch.linspace(-1, 1, 3 * LENGTH * WIDTH).view(3, LENGTH, WIDTH).requires_grad_()
+            read = READ if mask is None else READ & mask.bool()
+            hidden = decode(model, embeddings, mask, read, shared)
+            found += [hidden, torch.autograd.grad(hidden.square().sum(), embeddings)[0]]
+    for plain, fused in zip(found[:6], found[6:], strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+    decoder.release_layers(model)
+    assert not any({"before", "after"} & vars(layer).keys() for layer in model.model.layers)
 
 
 def flops(model, mask, read, shared=0):

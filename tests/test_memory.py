@@ -141,6 +141,21 @@ def test_a_7b_trains_whole_on_one_h200_if_it_recomputes():
     assert found.peak <= GPUS["h200"].memory
 
 
+@pytest.mark.parametrize(
+    ("stage", "samples", "length", "options", "found"),
+    [
+        ("stage1", 16, 600, {}, 54.8),
+        ("stage1", 16, 600, {"compiled": True}, 43.0),
+        ("stage2", 4, 820, {"strategy": "fsdp2"}, 130.4),
+        ("stage2", 4, 820, {"strategy": "fsdp2", "compiled": True}, 124.8),
+    ],
+)
+def test_it_is_what_an_h200_held(stage, samples, length, options, found):
+    """GB of tensors at their most (benchmarks/README.md, "On a GPU")."""
+    planned, _ = memory("llava-1.5-7b", stage, "h200", length, micro_batch=samples, **options)
+    assert found * GB <= planned.peak - planned.runtime <= 1.04 * found * GB
+
+
 def test_gpus_are_quoted_dense():
     assert GPUS["a100-80gb"].peak("bf16-mixed") == 312e12 and GPUS["a100-80gb"].peak("32-true") == 19.5e12
     assert GPUS["h100-80gb"].bfloat16 == GPUS["h200"].bfloat16 == 1979e12 / 2 // 1e12 * 1e12

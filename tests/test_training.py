@@ -105,6 +105,14 @@ def test_cached_features_give_the_same_loss(make_model, records):
     torch.testing.assert_close(first, plain.loss(batch), rtol=0, atol=1e-6)
 
 
+def test_torchs_settings_are_those_from_before(make_model, records, tmp_path):
+    from torch.utils import deterministic
+
+    assert not torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory
+    train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=1)
+    assert not torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory
+
+
 def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_path):
     kwargs = {"max_steps": 6, "save_every": 1, "epochs": 3}
     whole = make_model()
