@@ -55,13 +55,8 @@ def reproduce(args: Arguments) -> None:
 
     alone = args.fast_dev_run or torch.accelerator.is_available() or torch.get_num_threads() == 1
     processes = args.processes or (1 if alone else 2)
-    run(
-        args.run_dir or Path("runs", preset.name),
-        preset.name,
-        seed=args.seed,
-        fast_dev_run=args.fast_dev_run,
-        processes=processes,
-    )
+    options = {"seed": args.seed, "fast_dev_run": args.fast_dev_run, "processes": processes}
+    run(args.run_dir, preset.name, **options)
 
 
 def pretrain(args: Arguments) -> None:

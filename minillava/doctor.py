@@ -22,8 +22,8 @@ WEIGHTS = "model.safetensors"
 SHIPPED = {
     "tiny-vicuna": "minillava pretrain lm --folder data/tiny-vicuna",
     "tiny-clip": "minillava pretrain clip --folder data/tiny-clip",
-    "tiny-llava": "minillava reproduce, then "
-    "minillava export --model runs/tiny/stage2/model --folder data/tiny-llava",
+    "tiny-llava": "minillava reproduce --preset tiny-long, then "
+    "minillava export --model runs/tiny-long/stage2/model --folder data/tiny-llava",
 }
 """Folder of shipped weights in data/ -> the command that makes it anew."""
 

@@ -47,7 +47,7 @@ class Reproduction:
 
 
 def reproduce(
-    run_dir: str | Path = "runs/tiny",
+    run_dir: str | Path | None = None,
     preset: str = "tiny",
     seed: int = 0,
     fast_dev_run: bool = False,
@@ -56,16 +56,16 @@ def reproduce(
 ) -> Reproduction:
     """Join the preset's bases by both stages, evaluate on held-out pictures, and draw what came of it.
 
-    Leaves in `run_dir`: a folder for each stage (curve, checkpoint, sample answers), `stage2/model`
-    (a llava-hf folder with its card), `accuracy.md` and `.json`, `loss-stage1.png`, `loss-stage2.png`,
-    `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
+    Leaves in `run_dir` (runs/PRESET unless given): a folder for each stage (curve, checkpoint, sample
+    answers), `stage2/model` (a llava-hf folder with its card), `accuracy.md` and `.json`, `loss-stage1.png`,
+    `loss-stage2.png`, `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
     an interrupted run goes on where it was, and a finished one is evaluated again without training.
     `fast_dev_run` takes a few steps of each stage and a few questions, to see that all of it works. Several
     `processes` share the held-out questions: see `evaluate`.
     """
     begun = time.perf_counter()
     row = PRESETS[preset]
-    folder = Path(run_dir) / ("fast-dev-run" if fast_dev_run else "")
+    folder = Path(run_dir or f"runs/{preset}") / ("fast-dev-run" if fast_dev_run else "")
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {name: 96 if fast_dev_run else row.stages[name].samples for name in row.stages}
     say(f"Joining {row.vision_tower} and {row.language_model} by a fresh {row.projector} projector.")

@@ -321,7 +321,7 @@ def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, c
     assert (str(folder), preset) == ("there", "tiny")
     assert options == {"seed": 3, "fast_dev_run": True, "processes": 1}
     assert main(["reproduce", "--preset", "tiny-long"]) == 0
-    assert calls["reproduce"][0] == (Path("runs/tiny-long"), "tiny-long")
+    assert calls["reproduce"][0] == (None, "tiny-long")  # in runs/tiny-long
     cases = ([], 4, False, 2), ([], 1, False, 1), ([], 4, True, 1), (["3"], 1, True, 3)
     for given, threads, gpu, processes in cases:
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

@@ -23,9 +23,9 @@ TABLE = "| test | questions | sighted |\n|---|---:|---:|\n| all | 4981 | 83.5 [8
 def test_the_card_says_how_it_was_made_what_it_can_do_and_which_weights_it_is_about(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights" * 1_000_000)
     card = write_model_card(tmp_path, PRESETS["tiny"], SUMMARY, TABLE).read_text()
-    assert card.startswith("# tiny-LLaVA\n") and card.isascii()
+    assert card.startswith("# tiny-llava\n") and card.isascii()
     words = " ".join(card.split())
-    assert "`minillava reproduce` (seed 3) from `tiny-clip` and `tiny-vicuna`" in words
+    assert "`minillava reproduce --preset tiny` (seed 3) from `tiny-clip` and `tiny-vicuna`" in words
     assert "| stage1 | 1,200 | 252 | 0.317 |\n| stage2 | 1,100 | 533 | 0.151 |\n" in card
     assert "threads: 2, 15.5 minutes in all, 2.6 GB" in words
     assert "F1 0.00 before it, 0.92 after" in words and "0.021 nats before stage 2, 0.055 after" in words
