@@ -58,10 +58,10 @@ def reproduce(
 
     Leaves in `run_dir` (runs/PRESET unless given): a folder for each stage (curve, checkpoint, sample
     answers), `stage2/model` (a llava-hf folder with its card), `accuracy.md` and `.json`, `loss-stage1.png`,
-    `loss-stage2.png`, `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives the same numbers;
-    an interrupted run goes on where it was, and a finished one is evaluated again without training.
-    `fast_dev_run` takes a few steps of each stage and a few questions, to see that all of it works. Several
-    `processes` share the held-out questions: see `evaluate`.
+    `loss-stage2.png`, `accuracy.png`, `answers.png`, `attention.png` and `summary.json`. The same seed gives
+    the same numbers; an interrupted run goes on where it was, and a finished one is evaluated again without
+    training. `fast_dev_run` takes a few steps of each stage and a few questions, to see that all of it works.
+    Several `processes` share the held-out questions: see `evaluate`.
     """
     begun = time.perf_counter()
     row = PRESETS[preset]
