@@ -342,7 +342,8 @@ print("ten steps on this machine, all weights finite")
 # this size. (Run the cell, and it says your number.) Read it as an order of magnitude. The run is short, and loading,
 # decoding and saving are counted in it; a processor's promise is measured, in products of 1,024 × 1,024, and if
 # something else ran at that moment it was measured too low. That is the trouble with MFU everywhere: ask what was
-# counted, and against which peak.
+# counted, and against which peak. (One of ours: a pass of stage 1 in 7B's shapes kept an H200 at 42 % of its data
+# sheet's promise, and at 55 % with `--compile`; `benchmarks/README.md` says how.)
 #
 # And the real weights? Where llava-1.5-7b-hf has been downloaded and a GPU has room for it, this cell loads and asks
 # it. It is the same `load` and the same `answer`.
