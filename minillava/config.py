@@ -217,7 +217,7 @@ TINY_LONG = replace(
     name="tiny-long",
     stages=TINY.stages | {"stage2": replace(TINY.stages["stage2"], samples=38_400)},
 )
-"""Four times the conversations, in an hour: counts, signs and lessons gain. It made the shipped tiny-llava."""
+"""Four times the conversations, an hour: counts, signs and lessons gain. It made the shipped tiny-llava."""
 
 PRESETS = {
     preset.name: preset
