@@ -225,6 +225,8 @@ def one_side(args: argparse.Namespace, preset: str) -> dict:
     if device() == "cuda" and not args.size:
         total = torch.cuda.get_device_properties(0).total_memory
         size, again = affordable(preset, stage, length, total, strategy)
+    if batch % size:
+        raise SystemExit(f"A step of {args.case} has {batch} samples, which passes of {size} do not make.")
     stage = replace(stage, activation_checkpointing=again)
     used = {"pass": size, "recomputed": again}
     dtype = torch.bfloat16 if stage.precision.startswith("bf16") else torch.float32

@@ -165,6 +165,9 @@ class Preset:
         return self.stages[name]
 
 
+SHORT = {"betas": (0.9, 0.98), "warmup_ratio": 0.05, "max_length": 512, "precision": "32-true"}
+"""What both stages of minutes have in common."""
+
 TINY = Preset(
     name="tiny",
     vision_tower=str(DATA / "tiny-clip"),
@@ -181,22 +184,16 @@ TINY = Preset(
             STAGE1,
             batch_size=4,
             learning_rate=6e-3,
-            betas=(0.9, 0.98),
-            warmup_ratio=0.05,
             samples=6_400,
-            max_length=512,
-            precision="32-true",
+            **SHORT,
         ),
         "stage2": replace(
             STAGE2,
             batch_size=8,
             learning_rate=1e-3,
             projector_learning_rate=2e-3,
-            betas=(0.9, 0.98),
-            warmup_ratio=0.05,
             samples=9_600,
-            max_length=512,
-            precision="32-true",
+            **SHORT,
         ),
         # About the share of the width that 128 is of 4096, and the same alpha / r.
         "stage2-lora": replace(

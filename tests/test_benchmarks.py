@@ -195,7 +195,7 @@ def test_a_cards_peak_is_looked_up_by_its_whole_name(monkeypatch):
 def test_a_pass_is_halved_until_it_fits_and_then_recomputes():
     stage = replace(PRESETS["llava-1.5-7b"].stages["stage2"], batch_size=4)
     found = {gb: gpu.affordable("llava-1.5-7b", stage, 820, gb * GB, "auto") for gb in (200, 150, 131, 128)}
-    assert found == {200: (4, False), 150: (2, False), 131: (2, True), 128: (1, True)}  # too much
+    assert found == {200: (4, False), 150: (2, False), 131: (2, True), 128: (1, True)}  # 128: not even so
     assert gpu.affordable("llava-1.5-7b", stage, 820, 150 * GB, "fsdp2") == (4, False)
 
 

@@ -115,4 +115,5 @@ def test_adapters_train_alike(make_model, records, tmp_path):
     pytest.importorskip("peft")
     _, there = losses(make_model, records, tmp_path / "cpu", "stage2-lora", "cpu")
     _, here = losses(make_model, records, tmp_path / "gpu", "stage2-lora")
-    assert here[0] == pytest.approx(there[0], abs=2e-3)  # dropout is drawn anew on each device
+    assert here[0] == pytest.approx(there[0], abs=2e-3)  # from here on dropout, drawn anew on each device
+    assert here[-1] < here[0] - 1 and there[-1] < there[0] - 1
