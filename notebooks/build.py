@@ -39,6 +39,11 @@ def sources() -> list[Path]:
     return sorted((HERE / "source").glob("[0-9]*.py"))
 
 
+def lesson(path: Path) -> str:
+    """What a lesson is called by: "03" of 03_projector.py, "07b" of the second of two halves."""
+    return path.name.partition("_")[0]
+
+
 def read_source(path: Path) -> nbformat.NotebookNode:
     """The cells of a percent script, with stable ids and the kernel every machine has."""
     notebook = jupytext.read(path)
@@ -141,7 +146,7 @@ def renew_cards() -> None:
         notebook = nbformat.read(target, as_version=4)
         for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
             if "**Run All takes**" in output.get("data", {}).get("text/markdown", ""):
-                output.data["text/markdown"] = minutes(path.name[:2])
+                output.data["text/markdown"] = minutes(lesson(path))
         nbformat.write(notebook, target)
 
 
@@ -153,7 +158,7 @@ def timing_table(file: Path = TIMINGS) -> str:
     rows = [["lesson", *timings], ["---", *["---:"] * len(timings)]]
     for path in sources():
         title = path.read_text().splitlines()[1].removeprefix("# # ")
-        rows.append([title, *(_clock(seconds.get(path.name[:2])) for seconds in timings.values())])
+        rows.append([title, *(_clock(seconds.get(lesson(path))) for seconds in timings.values())])
     rows.append(["all", *(_clock(sum(seconds.values())) for seconds in timings.values())])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -184,13 +189,13 @@ def main() -> int:
         print("\n".join([*found, "Run `make notebooks`."] if found else ["No drift."]))
         return bool(found)
     seconds = {}
-    chosen = [path for path in sources() if not options.lessons or path.name[:2] in options.lessons]
+    chosen = [path for path in sources() if not options.lessons or lesson(path) in options.lessons]
     if not chosen:
-        parser.error(f"no lesson {', '.join(options.lessons)}: there are {[p.name[:2] for p in sources()]}")
+        parser.error(f"no lesson {', '.join(options.lessons)}: there are {[lesson(p) for p in sources()]}")
     for path in chosen:
         begun = time.perf_counter()
         print(build(path).name)
-        seconds[path.name[:2]] = time.perf_counter() - begun
+        seconds[lesson(path)] = time.perf_counter() - begun
     if options.time:
         record_times(seconds)
         renew_cards()

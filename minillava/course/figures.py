@@ -134,6 +134,22 @@ def maps_row(
 
 
 @styled
+def blanked_row(image, gone: Mapping[str, np.ndarray]) -> Figure:
+    """A square picture again and again, under each name without the patches that are gone.
+
+    Args:
+        gone: name -> bool [grid, grid].
+    """
+    pixels = np.asarray(image, float) / 255
+    figure, (axes,) = subplots(6.6, 6.6 / len(gone) + 0.5, columns=len(gone))
+    for panel, (name, where) in zip(axes, gone.items(), strict=True):
+        cells = np.kron(where, np.ones((pixels.shape[0] // len(where),) * 2))  # [edge, edge]
+        picture(panel, np.where(cells[..., None] > 0, 0.6, pixels))
+        panel.set_title(name, fontsize=8, fontweight="normal", pad=4)
+    return figure
+
+
+@styled
 def words_on_patches(
     image, words: Sequence[str], marked: Sequence[bool], boxes: Sequence[Box] = (), side: float = 5.2
 ) -> Figure:

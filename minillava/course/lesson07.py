@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: which row, does it point, how good is the best of many, and where is a patch."""
+"""Exercises of lesson 07: which row, does it point, and how good is the best of many."""
 
 from typing import Any
 
@@ -93,45 +93,6 @@ def _honest(answer: Any) -> str | None:
     return known.get(found, f"for a table of 4 examples and 3 heads it returns {found}; wanted is {wanted}.")
 
 
-def to_picture(row, column, width, height, grid):
-    side = max(width, height)
-    step = side / grid
-    x, y = column * step - (side - width) // 2, row * step - (side - height) // 2
-    return x, y, x + step, y + step
-
-
-def _to_picture(answer: Any) -> str | None:
-    for size, at, grid, kind in (
-        ((40, 20), (1, 3), 4, "wide"), ((20, 40), (3, 1), 4, "high"), ((45, 20), (2, 1), 6, "wide")
-    ):  # fmt: skip
-        (width, height), (row, column) = size, at
-        found = answer(row, column, width, height, grid)
-        if isinstance(found, (torch.Tensor, np.ndarray)):
-            found = found.tolist()
-        if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
-            return f"it returns {found!r}; four numbers x1, y1, x2, y2 are wanted."
-        found, wanted = [float(v) for v in found], [float(v) for v in to_picture(row, column, *size, grid)]
-        if found == wanted:
-            continue
-        where = f"for a {kind} picture of {width} x {height} and patch {at}"
-        x, y, step = column * width / grid, row * height / grid, max(size) / grid
-        if found == [x, y, x + width / grid, y + height / grid]:
-            return f"{where}: that stretches the grid over the picture; the model saw a padded square."
-        if found == [column * step, row * step, column * step + step, row * step + step]:
-            return f"{where}: those are pixels of the padded square; take the margin off."
-        if found == [wanted[1], wanted[0], wanted[3], wanted[2]]:
-            return f"{where}: x and y have changed places; a row goes with y."
-        if found[2:] == [step, step]:
-            return f"{where}: the last two are to be x2 and y2, not width and height."
-        if grid == 6:  # 25 pixels of margin, an odd number, and patches of 7.5
-            return (
-                f"{where} of 6 x 6 it returns {found}; wanted is {wanted}. A patch need not be whole pixels "
-                "wide, but the margin before the picture is: half of it, rounded down."
-            )
-        return f"{where} it returns {found}; wanted is {wanted}."
-    return None
-
-
 EXERCISES = {
     "rows": Exercise(
         statement=(
@@ -162,16 +123,5 @@ EXERCISES = {
         solution=honest,
         mistake=_honest,
         shows="Never above the best head's own mean. What is lost on the way was luck.",
-    ),
-    "pixels": Exercise(
-        statement=(
-            "A picture is padded to a square, half of the margin (rounded down) before it, and cut into "
-            "`grid` × `grid` patches. Write `to_picture(row, column, width, height, grid)`: the pixels `(x1, "
-            "y1, x2, y2)` of the *original* picture that a patch shows; what lies outside it is padding."
-        ),
-        hint="The square's edge is max(width, height), a patch's is that by grid. Then subtract the margin.",
-        solution=to_picture,
-        mistake=_to_picture,
-        shows="In LLaVA-1.5 a 4:3 photograph leaves a quarter of the 576 patches to padding.",
     ),
 }

@@ -11,10 +11,17 @@ from minillava import course
 from minillava.course.exercises import find
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def number(path: Path) -> str:
+    """ "03" of 03_projector.py."""
+    return path.name.partition("_")[0]
+
+
 LESSONS = [
     path
     for path in sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
-    if (Path(course.__file__).parent / f"lesson{path.name[:2]}.py").is_file()
+    if (Path(course.__file__).parent / f"lesson{number(path)}.py").is_file()
 ]
 FIRST = "00"
 """A first meeting is short: fewer questions and exercises, and nothing to break yet."""
@@ -23,7 +30,7 @@ FIRST = "00"
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
 def lesson(request):
     """(number, its cells)"""
-    return request.param.name[:2], jupytext.read(request.param).cells
+    return number(request.param), jupytext.read(request.param).cells
 
 
 def code(cells):

@@ -1,9 +1,11 @@
-"""Exercises of lessons 00 and 07: typical mistakes are explained, and solutions do what the package does."""
+"""Exercises of lessons 00, 07, 07b: typical mistakes are explained; solutions do what the package does."""
 
 import numpy as np
 import pytest
+import torch
 
-from minillava.course import lesson00, lesson07
+from minillava.ablation import blanked
+from minillava.course import lesson00, lesson07, lesson07b
 from minillava.course.__main__ import main
 from minillava.course.exercises import find, lessons, source, verdict
 from minillava.grounding import chosen_elsewhere, pointing, truth
@@ -22,7 +24,7 @@ def with_margin(row, column, width, height, grid):
 
 
 def turned(*given):
-    x1, y1, x2, y2 = lesson07.to_picture(*given)
+    x1, y1, x2, y2 = lesson07b.to_picture(*given)
     return y1, x1, y2, x2
 
 
@@ -43,6 +45,10 @@ def in_whole_pixels(row, column, width, height, grid):
 def at_home(scores):
     one, two = scores[0::2].mean(0), scores[1::2].mean(0)
     return (one.max() + two.max()) / 2
+
+
+def emptied(row, columns, value=0):
+    return row.index_fill(0, torch.tensor(columns), value)
 
 
 MISTAKES = [
@@ -66,11 +72,24 @@ MISTAKES = [
     ("07.honest", lambda scores: scores.mean(0).max(), "the very examples"),
     ("07.honest", lambda scores: scores.max(1).mean(), "or each example"),
     ("07.honest", lambda scores: scores.mean(0), "one number"),
-    ("07.pixels", stretched, "stretches the grid"),
-    ("07.pixels", with_margin, "take the margin off"),
-    ("07.pixels", turned, "changed places"),
-    ("07.pixels", unrounded, "rounded down"),
-    ("07.pixels", in_whole_pixels, "whole pixels"),
+    ("07b.pixels", stretched, "stretches the grid"),
+    ("07b.pixels", with_margin, "take the margin off"),
+    ("07b.pixels", turned, "changed places"),
+    ("07b.pixels", unrounded, "rounded down"),
+    ("07b.pixels", in_whole_pixels, "whole pixels"),
+    ("07b.blank", lambda features, gone, mean: features * ~gone[:, None], "no patch of a picture"),
+    ("07b.blank", lambda features, gone, mean: lesson07b.blank(features, ~gone, mean), "patch is kept"),
+    ("07b.blank", lambda rows, gone, mean: lesson07b.blank(rows, gone, rows.mean(0)), "many pictures"),
+    ("07b.blank", lambda features, gone, mean: features[~gone], "fewer patches"),
+    ("07b.blank", lambda features, gone, mean: features.masked_fill_(gone[:, None], 9), "overwrites"),
+    ("07b.blank", lambda features, gone, mean: features, "by up to"),
+    ("07b.cut", lambda row, columns: emptied(row, columns), "all of 1"),
+    ("07b.cut", lambda row, columns: emptied(row, columns, -torch.inf).softmax(0), "through it once"),
+    ("07b.cut", lambda row, columns: emptied(row, columns).softmax(0), "still gets something"),
+    ("07b.cut", lambda row, columns: row[columns] / row[columns].sum(), "shape [2]"),
+    ("07b.cut", lambda row, columns: row - emptied(row, columns), "the cut columns alone"),
+    ("07b.cut", lambda row, columns: row[[0, 2]] / 0.3, "a shorter row"),
+    ("07b.cut", lambda row, columns: row.index_fill_(0, torch.tensor(columns), 0), "overwrites"),
 ]  # fmt: skip
 
 
@@ -102,17 +121,30 @@ def test_pointing_and_choosing_are_the_packages():
     assert lesson07.honest(scores[:8]) == pytest.approx(halves.mean())
 
 
+def test_blanking_is_the_packages():
+    features, mean = torch.randn(9, 5), torch.randn(5)
+    gone = torch.rand(9) < 0.5
+    assert torch.equal(lesson07b.blank(features, gone, mean), blanked(features[None], gone[None], mean)[0])
+
+
+@pytest.mark.parametrize("columns", [[0], [1, 4], [5]])
+def test_a_cut_edge_is_one_whose_score_is_minus_infinity(columns):
+    scores = torch.randn(6)
+    wanted = scores.index_fill(0, torch.tensor(columns), -torch.inf).softmax(0)
+    torch.testing.assert_close(lesson07b.cut(scores.softmax(0), columns), wanted)
+
+
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (96, 96)])
 def test_pixels_are_those_of_the_packages_geometry(size):
     geometry = PatchGeometry(*size, 336, 14, "pad")
     for patch in ((0, 0), (3, 17), (23, 23)):
-        assert lesson07.to_picture(*patch, *size, 24) == pytest.approx(geometry.box(*patch))
+        assert lesson07b.to_picture(*patch, *size, 24) == pytest.approx(geometry.box(*patch))
 
 
 def test_all_solutions_are_printed_from_where_they_are_kept(capsys):
-    main(["00", "07"])
+    main(["00", "07", "07b"])
     said = capsys.readouterr().out
-    for lesson in ("00", "07"):
+    for lesson in ("00", "07", "07b"):
         for name in __import__(f"minillava.course.lesson{lesson}", fromlist=["EXERCISES"]).EXERCISES:
             assert f"### {lesson}.{name}\n" in said and source(find(f"{lesson}.{name}")) in said
     main([])

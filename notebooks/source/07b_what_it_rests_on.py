@@ -1,0 +1,288 @@
+# %% [markdown]
+# # 07b · What does it rest on? Evidence, taken away
+#
+# **After this notebook you can**
+# - say what a patch knows of the rest of the picture, and which pixels of a photograph it shows,
+# - take the evidence for an answer away, as patches or as edges of attention, each beside its control,
+# - tell what an answer *needs* from what is *enough* for it, and both from where the model looked.
+#
+# **You need** lesson 07's idea of a row of attention: no GPU, no network.
+
+# %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is attention, the question where the model looked."
+from minillava.course import card
+
+card("07b")
+
+# %% [markdown]
+# Lesson 07 ended with rows and heads that point, and with scores that say how well. All of that tells where a model
+# *looks*. Whether it matters is another question, and a map cannot answer it. An experiment can: take something
+# away, and ask again.
+#
+# ## Four words, and one edge less
+# A row of attention over four words, from scores 2, 1, 0 and 0. To cut the edge to the first word, its score becomes
+# −∞ before the softmax.
+#
+# **Predict first:** the first word had the largest share. Where does it go: is it lost, does it go to the runner-up,
+# or to everybody?
+
+# %%
+import torch
+from torch.testing import assert_close
+
+scores = torch.tensor([2.0, 1.0, 0.0, 0.0])
+without = scores.masked_fill(torch.tensor([True, False, False, False]), -torch.inf)
+for row in (scores.softmax(-1), without.softmax(-1)):
+    print([round(share, 2) for share in row.tolist()], "sum", round(row.sum().item(), 2))
+
+# %% [markdown]
+# To everybody, in proportion: a row hands out all of 1, whatever is left. So nothing is only *removed*: the rest gets
+# louder. When an answer then changes, either the missing part was needed or the new mixture confuses. Only a control
+# can tell: take away as much *elsewhere*, and see whether that costs anything.
+#
+# ## Questions whose evidence is known
+# Forty of Toybox's held-out questions about one thing among three or more, and **tiny-LLaVA**:
+
+# %%
+import minillava
+from minillava.evaluation.attention import case
+from minillava.evaluation.looking import sights
+from minillava.evaluation.toybox import held_out
+from minillava.passage import passage
+
+model = minillava.load("tiny").requires_grad_(False)
+seen = [sight for sight in sights(held_out("test")) if len(sight.things) >= 3][:40]
+asked = [passage(model, s.image, s.asked["question"], answer=s.asked["answer"]) for s in seen]
+cases = [case(model, sight) for sight in seen]
+first = next(index for index, sight in enumerate(seen) if sight.asked["type"] == "shape")
+sight, said, known = seen[first], asked[first], cases[first]
+print(sight.asked["question"].split("\n")[0], "→", said.answer)
+print("evidence:", int(known.target.sum()), "of", len(said.patches), "patches")
+
+# %% [markdown]
+# `passage` puts the true answer into the model's mouth; it is *right* if each row predicts the next token of it.
+#
+# ## Pitfall 8: a patch is not a place
+# The language model looks at 64 rows of *features*. **Predict first:** erase one thing from the picture. How many
+# of the features outside of its box change?
+
+# %%
+from minillava.images import PatchGeometry, preprocess
+
+box = tuple(round(v) for v in sight.asked["boxes"][0])
+erased = said.image.copy()
+erased.paste(erased.getpixel((0, 0)), box)
+size = model.config.vision_config.image_size
+after = model.encode_images(preprocess(erased, size)[None])[0]
+change = (after - said.features[0]).norm(dim=-1) / said.features[0].norm(dim=-1)  # [patches]
+outside = torch.from_numpy(said.geometry.cells(box)).flatten() == 0
+changed = change[outside] > 1e-3
+assert bool(changed.all())
+print("features outside the box that changed:", int(changed.sum()), "of", len(changed))
+
+# %% [markdown]
+# All of them. In the vision tower every patch has looked at every other, and "the patch over there" holds news of
+# the thing over here. A model that looks at an empty corner may be reading the star; large towers even keep notes
+# on the whole picture in empty patches (arXiv 2309.16588). So show the tower's own attention separately
+# (`record(model.vision_tower)`), and never multiply the two without saying so.
+#
+# ## Pitfall 9: the picture was padded
+# Photographs are not square. LLaVA pads them to one, then cuts it into patches; lay the grid over the
+# *photograph*, and every patch is in the wrong place.
+
+# %%
+from minillava.course import check, exercise, hint, solution
+
+exercise("07b.pixels")
+
+
+# %%
+def to_picture(row, column, width, height, grid):
+    return NotImplemented
+
+
+check("07b.pixels", to_picture)
+
+# %%
+from PIL import Image
+
+wide = Image.new("RGB", (2 * size, size), "white")
+where = PatchGeometry(*wide.size, size, model.config.vision_config.patch_size, "pad")
+row, column = where.grid // 2 - 1, 1
+step = 2 * size / where.grid
+by_hand = (column * step, row * step - size / 2, (column + 1) * step, (row + 1) * step - size / 2)
+assert_close(torch.tensor(by_hand), torch.tensor(where.box(row, column)), check_dtype=False)
+
+black = wide.copy()
+black.paste("black", tuple(round(v) for v in by_hand))
+changed = (preprocess(black, size) - preprocess(wide, size)).abs().sum(0)  # [size, size]
+patches = changed.unflatten(0, (where.grid, -1)).unflatten(2, (where.grid, -1)).sum((1, 3))
+assert divmod(int(patches.argmax()), where.grid) == (row, column)
+print("paint those pixels, and this patch of the model's input changes most:", (row, column))
+
+# %% [markdown]
+# Proven by paint: the pixels that we computed are those that the patch shows. Every map of this course goes
+# through `PatchGeometry`, the inverse of the preprocessing itself.
+#
+# ## Take patches away
+# Back to the forty questions. A patch that is gone becomes the *mean* patch, one of which nothing is known. (Of 0, or
+# noise, a model may make anything: no picture has such a feature.)
+
+# %%
+exercise("07b.blank")
+
+
+# %%
+def blank(features, gone, mean):
+    return NotImplemented
+
+
+check("07b.blank", blank)
+
+# %% [markdown]
+# **Predict first:** without the thing's patches, how many of forty are still right? Without as many others? And if
+# nearly everything goes, *all* patches but the thing's?
+
+# %%
+import numpy as np
+
+from minillava.ablation import blanked, mean_feature
+
+mean = mean_feature(model, [sight.image for sight in seen])
+by_hand = torch.where(torch.from_numpy(known.target).flatten()[:, None], mean, said.features[0])
+assert_close(by_hand, blanked(said.features, torch.from_numpy(known.target.reshape(1, -1)), mean)[0])
+
+
+def spoken(said, gone):
+    """What the model says without some patches: for each row of the answer, the token it predicts."""
+    features = blanked(said.features, torch.from_numpy(gone.reshape(1, -1)), mean)
+    logits = model.language_model(inputs_embeds=said.embeds(features)).logits[0, said.rows]
+    return logits.argmax(-1).tolist()
+
+
+# %%
+rng = np.random.default_rng(0)
+
+
+def elsewhere(target):
+    """As many patches, none of them the target's."""
+    gone = np.zeros_like(target)
+    gone.flat[rng.permutation(np.flatnonzero(~target))[: target.sum()]] = True
+    return gone
+
+
+plans = {"nothing": np.zeros_like, "the thing": np.copy, "as many others": elsewhere}
+plans["everything else"] = np.logical_not
+right = dict.fromkeys(plans, 0)
+for one, where in zip(asked, cases, strict=True):
+    for name, plan in plans.items():
+        right[name] += spoken(one, plan(where.target)) == one.answer_ids
+
+# %% tags=["nbval-ignore-output"]
+for name, number in right.items():
+    print(f"without {name:<18} {number} of {len(seen)} right")
+
+# %%
+assert right["the thing"] < right["as many others"] - 10
+print("needed:", right["the thing"] < right["nothing"] - 10)
+print("enough:", right["everything else"] > right["nothing"] - 4)
+
+# %% [markdown]
+# Two findings, and neither follows from the other. The thing's patches are **needed**: without them most answers are
+# lost (and of those that stay right, some are good guesses). And they are **enough**:
+# a handful of patches carries the answer alone. So pitfall 8 warned of what *may* be: news of the thing does reach
+# every patch, and this model makes no use of it. (Enough are these *features*, not their pixels: the tower that made
+# them saw the whole picture.) None of it could be read off a map.
+
+# %% alt="One picture four times: whole, without the patches of the thing asked about, without as many others, and without everything else. Above each is what the model answers; patches that are gone are gray."
+from minillava.course.figures import blanked_row
+
+gone = {name: plan(known.target) for name, plan in plans.items()}
+titles = {name: model.tokenizer.decode(spoken(said, where)).strip() for name, where in gone.items()}
+assert titles["nothing"] == said.answer
+blanked_row(said.image, {f"without {name}:\n{titles[name]}": where for name, where in gone.items()})
+
+# %% [markdown]
+# ## Cut edges
+# Blanking takes the evidence from everybody. A finer knife leaves all patches where they are, and cuts *edges*: the
+# words may look anywhere but at the thing. Then one can ask which word's look it was that counted.
+
+# %%
+exercise("07b.cut")
+
+
+# %%
+def cut(row, columns):
+    return NotImplemented
+
+
+check("07b.cut", cut)
+
+# %% [markdown]
+# By hand, in the first layer, whose inputs no cut has touched yet: the recorded row, the thing's columns emptied, the
+# rest shared out anew. `knock_out` does it inside the model.
+
+# %%
+from minillava.ablation import knock_out
+
+word = said.find(known.reference, said.patches[-1])[-1]  # the last token that names the thing
+columns = torch.tensor(said.patches)[torch.from_numpy(known.target).flatten()]
+kept = said.attention([word], layers=[0])[0, :, 0].index_fill(-1, columns, 0)  # [heads, T]
+by_hand = kept / kept.sum(-1, keepdim=True)
+
+places = torch.arange(len(said.ids))[None]
+with knock_out(model, places == word, torch.isin(places, columns), layers=[0]):
+    assert_close(said.attention([word], layers=[0])[0, :, 0], by_hand, atol=1e-5, rtol=1e-4)
+print("by hand and by knock_out: the same rows of", len(by_hand), "heads")
+
+# %% [markdown]
+# ## Break it: by word and by layer
+# Now all of it, as the package asks: patches and edges, in all layers, in the early and the late half, each beside
+# its control.
+#
+# **Predict first:** which costs most right answers, cutting the edges from the word that names the thing, from the
+# answer's row, or from all of the question at once? In early layers, or in late ones?
+
+# %%
+from minillava.evaluation.damage import ablate, by_layer
+
+depth = model.config.text_config.num_hidden_layers
+halves = [half.tolist() for half in np.array_split(np.arange(depth), 2)]
+costs = ablate(model, cases, bands=halves)
+patches = {cost.removed: cost.damage for cost in costs if cost.rows == "everything"}
+assert patches["target"] > patches["as many other patches"] + 0.1
+
+# %% alt="Right answers lost when edges of attention to the thing are cut, in all layers, in the early and in the late ones. Three colors stand for cuts from the referring word, from the answer and from all of the question, with intervals; dashed lines cut as many other patches."
+from minillava.attention_plots import damage_by_layer
+
+bands, lost, control = by_layer(costs)
+assert len(bands) == 3 and len(lost) == len(control) == 3
+damage_by_layer(bands, lost, control, "cutting the edges to the thing")
+
+# %% tags=["nbval-ignore-output"]
+for removed, damage in patches.items():
+    print(f"patches of {removed:<22} cost {100 * damage:+.0f} of 100 questions")
+single = [cost for cost in costs if cost.removed == "target" and cost.layers not in ("", "all")]
+for rows in lost:
+    worst = max((cost for cost in single if cost.rows == rows), key=lambda cost: cost.damage)
+    print(f"edges from {rows:<22} cost at most {100 * worst.damage:.0f}, in layers {worst.layers}")
+
+# %%
+print("the thing's patches matter, as many others do not:",
+      patches["target"] > patches["as many other patches"] + 0.1)  # fmt: skip
+
+# %% [markdown]
+# Here is what no heat map could say: the answers rest on the thing's patches, and the costly cuts show the way from
+# there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and neither
+# alone does, the evidence takes another word's way, or several at once, and no single row is "the" map. (A dashed
+# line that you do not find lies on 0, under another; a cost below 0 is more right than before, as chance has it. The
+# figure calls the thing *target*.) Compare with lesson 07's table: weights of attention do not rank heads
+# by what depends on them (arXiv 2509.17588). Where a bar spans 0, forty questions cannot tell; `python
+# benchmarks/attention.py` asks five hundred under three seeds.
+#
+# ## Takeaways
+# - A patch has read all others (arXiv 2309.16588), so what a patch *holds* says nothing about what is *used*.
+# - Maps go through the inverse of the preprocessing, or they lie about padded photographs.
+# - Looking is not using. Cut edges (arXiv 2304.14767) and blank patches (arXiv 2410.07149), beside controls.
+# - Needed and enough are two experiments. An answer that survives a removal may have had the evidence twice.
+#
+# Next: [10 · Scale](10_scale.ipynb), the same code on eight A100s.
