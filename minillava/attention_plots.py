@@ -185,11 +185,12 @@ def damage_by_layer(
     Args:
         layers: names of the bands, in order; "all" may be one of them.
         lost: kind of row -> (loss, low, high) per band, in shares of right answers with their interval.
-        control: the same for as many patches elsewhere; dashed.
+        control: the same for as many patches elsewhere; hollow.
     """
     figure, ((axes,),) = subplots(max(4.6, 0.7 * len(layers) + 2.4), 3.1)
     places = np.arange(len(layers))
-    shift = np.linspace(-0.12, 0.12, len(lost)) if len(lost) > 1 else [0]
+    shift = np.linspace(-0.21, 0.21, len(lost)) if len(lost) > 1 else [0]
+    hollow = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "none"}
     single = np.array([layer != "all" for layer in layers])  # a line through "all" would mean nothing
     for (name, points), color, aside in zip(lost.items(), LINES, shift, strict=False):
         values = 100 * np.asarray(points, float)
@@ -198,16 +199,14 @@ def damage_by_layer(
             marker="o", markersize=5, linestyle="none", elinewidth=1,
         )  # fmt: skip
         axes.plot(
-            (places + aside)[single], values[single, 0], color=color, linewidth=1.8, label=f"{name} → target"
+            (places + aside)[single], values[single, 0], color=color, linewidth=1.8, label=f"from {name}"
         )
         if name in control:
-            here, elsewhere = places + aside, 100 * np.asarray(control[name], float)[:, 0]
-            axes.plot(here[single], elsewhere[single], color=color, linestyle="--", linewidth=1.2)
-            axes.plot(here[~single], elsewhere[~single], color=color, marker="_", linestyle="none")
+            axes.plot(places + aside, 100 * np.asarray(control[name], float)[:, 0], color=color, **hollow)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xticks(places, layers)
     axes.set(title=title, xlabel="layers cut", ylabel="right answers lost (points)")
-    axes.plot([], [], color=MUTED, linestyle="--", label="→ as many others")
+    axes.plot([], [], color=MUTED, **hollow, label="to as many others")
     axes.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=min(2, len(lost) + 1))
     return figure

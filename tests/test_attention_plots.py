@@ -123,15 +123,16 @@ def test_damage_stands_beside_its_control_layer_by_layer():
     control = {"word": [(0.0, 0, 0), (0.02, 0, 0.1)]}
     figure = plots.damage_by_layer(["all", "0"], lost, control, "Damage")
     (axes,) = figure.axes
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [line.get_ydata().tolist() for line in points] == [[40, 20], [10, 0]]
+    points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_ydata())]
+    filled = [line.get_ydata().tolist() for line in points if line.get_markerfacecolor() != "none"]
+    assert filled == [[40, 20], [10, 0]]
     bars = axes.collections[0].get_segments()
     assert [bar[:, 1].tolist() for bar in bars] == [[30, 50], [10, 35]]
-    dashed = [line for line in axes.lines if line.get_linestyle() == "--" and len(line.get_ydata())]
-    assert [line.get_ydata().tolist() for line in dashed] == [[2]]
+    hollow = [line.get_ydata().tolist() for line in points if line.get_markerfacecolor() == "none"]
+    assert hollow == [[0, 2]]
     through = [line for line in axes.lines if line.get_linestyle() == "-" and line.get_label()[0] != "_"]
     assert [line.get_ydata().tolist() for line in through] == [[20], [0]]  # none through "all"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["all", "0"]
     (legend,) = figure.legends
     names = {text.get_text() for text in legend.texts}
-    assert names == {"word → target", "answer → target", "→ as many others"}
+    assert names == {"from word", "from answer", "to as many others"}

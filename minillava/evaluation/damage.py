@@ -92,7 +92,8 @@ def by_layer(costs: Sequence[Cost]) -> tuple[list[str], dict, dict]:
 
 
 TARGET, RANDOM, OTHER = "target", "as many other patches", "another object"
-PATCHES, WORD, QUESTION, ANSWER = "everything", "referring word", "all of the question", "answer"
+PATCHES, WORD, NEXT = "everything", "referring word", "the one after"
+QUESTION, ANSWER = "all of the question", "answer"
 
 
 def ablate(
@@ -106,9 +107,10 @@ def ablate(
     """Ask all cases again under every intervention: what each costs, beside its controls.
 
     Patches: the target's, as many others, another object's, replaced by the mean feature before the
-    projector. Edges to the target's patches, and to as many others: from the referring word, from all of
-    the question (every position after the picture), from the answer's rows (the last of the prompt and
-    those after it); in all layers, and in each band alone. Heads: those given, and as many others.
+    projector. Edges to the target's patches, and to as many others: from the referring word (each token
+    of it), from the one token after it (the first that has read all of it), from all of the question (every
+    position after the picture), from the answer's rows (the last of the prompt and those after it); in all
+    layers, and in each band alone. Heads: those given, and as many others.
 
     Args:
         bands: layers to cut together; each layer by itself by default, or eight bands of a deeper model.
@@ -137,7 +139,7 @@ def ablate(
     plans = [(removed, PATCHES, "", partial(work.without_patches, removed)) for removed in places]
     plans += [
         (removed, rows, _name(band, depth), partial(work.without_edges, removed, rows, band))
-        for rows in (WORD, QUESTION, ANSWER)
+        for rows in (WORD, NEXT, QUESTION, ANSWER)
         for band in bands
         for removed in (TARGET, RANDOM)
     ]
@@ -260,4 +262,5 @@ class _Work:
         at = "".join(tokens).find(case.reference)
         if at < 0:
             raise ValueError(f"{case.reference!r} is not in the question {case.question!r}.")
-        return [after + index for index in spelling(tokens, at, at + len(case.reference))]
+        word = [after + index for index in spelling(tokens, at, at + len(case.reference))]
+        return [word[-1] + 1] if rows == NEXT else word

@@ -79,6 +79,9 @@ changed = change[outside] > 1e-3
 assert bool(changed.all())
 print("features outside the box that changed:", int(changed.sum()), "of", len(changed))
 
+# %% tags=["nbval-ignore-output"]
+print(f"by how much of their length: half of them by more than {change[outside].median():.0%}")
+
 # %% [markdown]
 # All of them. In the vision tower every patch has looked at every other, and "the patch over there" holds news of
 # the thing over here. A model that looks at an empty corner may be reading the star; large towers even keep notes
@@ -181,17 +184,25 @@ for one, where in zip(asked, cases, strict=True):
 for name, number in right.items():
     print(f"without {name:<18} {number} of {len(seen)} right")
 
+# %% tags=["nbval-ignore-output"]
+left = [spoken(one, where.target) == one.answer_ids for one, where in zip(asked, cases, strict=True)]
+for kind in sorted({sight.asked["type"] for sight in seen}):
+    these = [ok for ok, sight in zip(left, seen, strict=True) if sight.asked["type"] == kind]
+    answers = {row["answer"] for row in held_out("test") if row["type"] == kind}
+    print(f"{kind:<6} {sum(these)} of {len(these)} left without the thing; a guess among {len(answers)}:",
+          round(len(these) / len(answers), 1))  # fmt: skip
+
 # %%
 assert right["the thing"] < right["as many others"] - 10
 print("needed:", right["the thing"] < right["nothing"] - 10)
 print("enough:", right["everything else"] > right["nothing"] - 4)
 
 # %% [markdown]
-# Two findings, and neither follows from the other. The thing's patches are **needed**: without them most answers are
-# lost (and of those that stay right, some are good guesses). And they are **enough**:
-# a handful of patches carries the answer alone. So pitfall 8 warned of what *may* be: news of the thing does reach
-# every patch, and this model makes no use of it. (Enough are these *features*, not their pixels: the tower that made
-# them saw the whole picture.) None of it could be read off a map.
+# Two findings, and neither follows from the other. The thing's patches are **needed**: without them little more is
+# left than guessing gets. And they are **enough**: a handful of patches carries the answer alone. Pitfall 8 warned of
+# what *may* be; news of the thing does reach every patch, and this model makes little use of it, if any. (Enough are
+# these *features*, not their pixels: the tower that made them saw the whole picture.) None of it could be read off a
+# map.
 
 # %% alt="One picture four times: whole, without the patches of the thing asked about, without as many others, and without everything else. Above each is what the model answers; patches that are gone are gray."
 from minillava.course.figures import blanked_row
@@ -224,23 +235,28 @@ check("07b.cut", cut)
 # %%
 from minillava.ablation import knock_out
 
-word = said.find(known.reference, said.patches[-1])[-1]  # the last token that names the thing
-columns = torch.tensor(said.patches)[torch.from_numpy(known.target).flatten()]
-kept = said.attention([word], layers=[0])[0, :, 0].index_fill(-1, columns, 0)  # [heads, T]
-by_hand = kept / kept.sum(-1, keepdim=True)
 
+def edges(said, known):
+    """Positions of a question: the thing's patches, and the token right after the words that name it."""
+    columns = torch.tensor(said.patches)[torch.from_numpy(known.target).flatten()]
+    return columns, said.find(known.reference, said.patches[-1])[-1] + 1
+
+
+columns, after = edges(said, known)
+kept = said.attention([after], layers=[0])[0, :, 0].index_fill(-1, columns, 0)  # [heads, T]
+by_hand = kept / kept.sum(-1, keepdim=True)
 places = torch.arange(len(said.ids))[None]
-with knock_out(model, places == word, torch.isin(places, columns), layers=[0]):
-    assert_close(said.attention([word], layers=[0])[0, :, 0], by_hand, atol=1e-5, rtol=1e-4)
+with knock_out(model, places == after, torch.isin(places, columns), layers=[0]):
+    assert_close(said.attention([after], layers=[0])[0, :, 0], by_hand, atol=1e-5, rtol=1e-4)
 print("by hand and by knock_out: the same rows of", len(by_hand), "heads")
 
 # %% [markdown]
-# ## Break it: by word and by layer
-# Now all of it, as the package asks: patches and edges, in all layers, in the early and the late half, each beside
-# its control.
+# Now as the package asks: patches, and edges from four kinds of rows, in all layers, in the early and in the late
+# ones, each beside its control. Rows: the tokens that spell the thing's name ("yellow star"); the one token *after*
+# them, the first that has read all of it; the last of the prompt, which predicts the answer; and all of the question,
+# these three among it.
 #
-# **Predict first:** which costs most right answers, cutting the edges from the word that names the thing, from the
-# answer's row, or from all of the question at once? In early layers, or in late ones?
+# **Predict first:** which of the three costs most? Will they together cost as much as all of the question?
 
 # %%
 from minillava.evaluation.damage import ablate, by_layer
@@ -251,38 +267,64 @@ costs = ablate(model, cases, bands=halves)
 patches = {cost.removed: cost.damage for cost in costs if cost.rows == "everything"}
 assert patches["target"] > patches["as many other patches"] + 0.1
 
-# %% alt="Right answers lost when edges of attention to the thing are cut, in all layers, in the early and in the late ones. Three colors stand for cuts from the referring word, from the answer and from all of the question, with intervals; dashed lines cut as many other patches."
+# %% alt="Right answers lost when edges of attention to the thing are cut, in all layers, in the early and in the late ones. Four colors stand for cuts from the words that name the thing, from the token after them, from all of the question and from the answer, with intervals; hollow marks are cuts to as many other patches."
 from minillava.attention_plots import damage_by_layer
 
 bands, lost, control = by_layer(costs)
-assert len(bands) == 3 and len(lost) == len(control) == 3
+assert len(bands) == 3 and len(lost) == len(control) == 4
 damage_by_layer(bands, lost, control, "cutting the edges to the thing")
 
 # %% tags=["nbval-ignore-output"]
 for removed, damage in patches.items():
-    print(f"patches of {removed:<22} cost {100 * damage:+.0f} of 100 questions")
-single = [cost for cost in costs if cost.removed == "target" and cost.layers not in ("", "all")]
-for rows in lost:
-    worst = max((cost for cost in single if cost.rows == rows), key=lambda cost: cost.damage)
-    print(f"edges from {rows:<22} cost at most {100 * worst.damage:.0f}, in layers {worst.layers}")
+    print(f"patches of {removed:<22} cost {len(seen) * damage:.0f} of {len(seen)} answers")
+everywhere = {cost.rows: cost.damage for cost in costs if (cost.removed, cost.layers) == ("target", "all")}
+for rows, damage in everywhere.items():
+    print(f"edges from {rows:<22} cost {len(seen) * damage:.0f}")
 
 # %%
-print("the thing's patches matter, as many others do not:",
-      patches["target"] > patches["as many other patches"] + 0.1)  # fmt: skip
+single = {rows: damage for rows, damage in everywhere.items() if rows != "all of the question"}
+print("the rows that count:", max(single, key=single.get))
 
 # %% [markdown]
-# Here is what no heat map could say: the answers rest on the thing's patches, and the costly cuts show the way from
-# there to the answer. `all of the question` holds the word and the answer's row too: where it costs much and neither
-# alone does, the evidence takes another word's way, or several at once, and no single row is "the" map. (A dashed
-# line that you do not find lies on 0, under another; a cost below 0 is more right than before, as chance has it. The
-# figure calls the thing *target*.) Compare with lesson 07's table: weights of attention do not rank heads
-# by what depends on them (arXiv 2509.17588). Where a bar spans 0, forty questions cannot tell; `python
-# benchmarks/attention.py` asks five hundred under three seeds.
+# One position. The words that name the thing need not look at it, nor need the row that answers, which most tools draw:
+# the token right after the name, a colon as often as not, has read which thing is meant, looks at it, and keeps what it
+# found for whoever asks later. That is lesson 07's table once more (*word: the one after*), but no longer a matter of
+# taste: this row's map *is* the map. (Where a bar spans 0, forty questions cannot tell; `python
+# benchmarks/attention.py` asks hundreds under three seeds.)
+#
+# ## Break it: cut every other row
+# So strong a claim should be attacked. Leave that one row alone and cut *all other rows* after the picture from the
+# thing, the answer's among them, in every layer.
+#
+# **Predict first:** how many of the forty are still right? And if that one row is cut instead?
+
+# %%
+survive = {"that row": 0, "every other row": 0}
+for one, where in zip(asked, cases, strict=True):
+    columns, after = edges(one, where)
+    places = torch.arange(len(one.ids))[None]
+    for name, rows in (("that row", places == after), ("every other row", places != after)):
+        with knock_out(model, rows & (places > one.patches[-1]), torch.isin(places, columns)):
+            said_now = one.run(one.rows)[1].argmax(-1).tolist()  # logits of the answer's rows
+        survive[name] += said_now == one.answer_ids
+
+# %% tags=["nbval-ignore-output"]
+for name, number in survive.items():
+    print(f"cut from {name:<16} {number} of {len(seen)} right")
+
+# %%
+assert survive["every other row"] > survive["that row"] + 10
+print("one row is needed:", survive["that row"] < len(seen) - 10)
+print("one row is enough:", survive["every other row"] > len(seen) - 4)
+
+# %% [markdown]
+# It holds. Do not carry it to other models: a deep one can look again and again, and has many rows that would do; then
+# single cuts cost nothing, all of them together much, and no row is "the" map. What carries over is the experiment.
 #
 # ## Takeaways
 # - A patch has read all others (arXiv 2309.16588), so what a patch *holds* says nothing about what is *used*.
 # - Maps go through the inverse of the preprocessing, or they lie about padded photographs.
 # - Looking is not using. Cut edges (arXiv 2304.14767) and blank patches (arXiv 2410.07149), beside controls.
-# - Needed and enough are two experiments. An answer that survives a removal may have had the evidence twice.
+# - Needed and enough are two experiments: cut it, and cut all but it. What survives a cut may have had it twice.
 #
 # Next: [10 · Scale](10_scale.ipynb), the same code on eight A100s.

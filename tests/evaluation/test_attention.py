@@ -258,7 +258,7 @@ def test_edges_start_where_their_names_say(models, pictures, monkeypatch):
     ids = model.prepare(turns, [[one.image] for one in cases])["input_ids"]
     image = ids == model.config.image_token_id
     for (_, rows, columns, layers), kind in zip(
-        cut[::2], (damage.WORD, damage.QUESTION, damage.ANSWER), strict=True
+        cut[::2], (damage.WORD, damage.NEXT, damage.QUESTION, damage.ANSWER), strict=True
     ):
         assert list(layers) == [0, 1]
         for one, row, column, patches, tokens in zip(cases, rows, columns, image, ids, strict=True):
@@ -268,6 +268,9 @@ def test_edges_start_where_their_names_say(models, pictures, monkeypatch):
             )
             if kind == damage.WORD:
                 assert model.tokenizer.decode(tokens[row]).strip() == one.reference
+            elif kind == damage.NEXT:
+                (at,) = row.nonzero().flatten().tolist()
+                assert model.tokenizer.decode(tokens[:at]).endswith(one.reference)
             else:
                 first = int(patches.nonzero()[-1]) + 1 if kind == damage.QUESTION else len(tokens) - 1
                 assert row.nonzero().flatten().tolist() == list(range(first, len(tokens)))
