@@ -12,8 +12,8 @@
 # which it would prefer to later ones.)
 #
 # Before, once, on any machine, look at the records; the nodes should not wait for that:
-#   minillava inspect --data data/blip_laion_cc_sbu_558k.json --image-root data/pretrain --template plain
-#   minillava inspect --data data/llava_v1_5_mix665k.json --image-root data/finetune
+#   minillava inspect --model llava-1.5-7b --data data/blip_laion_cc_sbu_558k.json --image-root data/pretrain --template plain
+#   minillava inspect --model llava-1.5-7b --data data/llava_v1_5_mix665k.json --image-root data/finetune
 set -euo pipefail
 
 srun minillava train stage1 --preset llava-1.5-7b --run-dir runs/7b --no-audit \

@@ -282,8 +282,10 @@ class TokenMaps:
         return self.maps.sum(axis=(-2, -1))
 
     def find(self, phrase: str) -> list[int]:
-        """Indices of the tokens that spell `phrase` where it last occurs; ValueError if absent."""
-        start = self.text.rfind(phrase)
+        """Indices of the tokens that spell `phrase` where it last occurs as words of its own; if it does not,
+        then as a part of others. Raises ValueError if it does not occur."""
+        words = [found.start() for found in re.finditer(rf"\b{re.escape(phrase)}\b", self.text)]
+        start = words[-1] if words else self.text.rfind(phrase)
         if start < 0 or not phrase:
             raise ValueError(f"{phrase!r} is not in {self.text!r}.")
         return spelling(self.tokens, start, start + len(phrase))

@@ -142,6 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("stage", choices=stages, metavar="STAGE", help=", ".join(stages))
     p.add_argument("--preset", choices=PRESETS, default="tiny", help="default: %(default)s")
     p.add_argument("--data", metavar="FILE", help=".json, .jsonl, .parquet or shards; default: Toybox")
+    p.add_argument(
+        "--validation", metavar="FILE", help="records like --data's, to watch the loss and two answers on"
+    )
     p.add_argument("--image-root", **path, help="where the records' picture paths begin")
     p.add_argument("--run-dir", default=Path("runs/train"), **path, help="default: %(default)s")
     p.add_argument(
@@ -238,7 +241,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command(
         "inspect", commands.inspect, "show what a record teaches, token by token, or audit a whole file",
-        example="minillava inspect --data records.json --image-root images --index 0",
+        example="minillava inspect --data records.json --image-root images --index 0\n"
+        "  minillava inspect --data llava_v1_5_mix665k.json --image-root images --model llava-1.5-7b",
         leaves="on the screen: with --index one sample, its supervised tokens in bold green; without "
         "it, a report about all records, and exit code 1 if one cannot be trained on. With --html the "
         "sample as a page with its picture, with --json the report for programs, every record listed.",
@@ -250,7 +254,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--max-length", default=2048, **count, help="positions kept, default: %(default)s")
     p.add_argument("--html", **path, help="also write the sample here")
     p.add_argument("--json", **path, help="also write the report here")
-    _model(p, loads=False)
+    p.add_argument(
+        "--model", default="tiny",
+        help="whose tokenizer and patches: a preset's name, a llava-hf folder or hub id; default: tiny",
+    )  # fmt: skip
 
     p = command(
         "check", commands.check, "is a folder of LLaVA's published data complete, and what is missing",
@@ -334,14 +341,13 @@ def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> Non
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
 
 
-def _model(parser: argparse.ArgumentParser, loads: bool = True) -> None:
+def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="tiny",
         help="a preset's name, a folder (llava-hf's, a run's, LoRA's), a projector, a hub id; default: tiny",
     )
-    if loads:
-        parser.add_argument("--base", metavar="FOLDER", help="the model to put adapters or a projector in")
+    parser.add_argument("--base", metavar="FOLDER", help="the model to put adapters or a projector in")
 
 
 def _question(parser: argparse.ArgumentParser) -> None:

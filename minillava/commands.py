@@ -35,8 +35,9 @@ def _threads(args: Arguments) -> None:
 def _load(args: Arguments):
     _need(args.model)
     from minillava import checkpoints
+    from minillava.device import usable
 
-    return checkpoints.load(args.model, base=args.base)
+    return checkpoints.load(args.model, base=args.base).to(usable())
 
 
 def _write_json(file: Path | None, content: dict) -> None:
@@ -85,11 +86,14 @@ def train(args: Arguments) -> None:
     split_batch(stage, args.device_batch, args.devices * args.nodes)  # before minutes of loading and audit
     model = _starting_model(preset, stage, args)
     records = _audited(_records(preset, stage, args), model, stage, args)
+    validation, probes = _watched(stage, args)
     result = train_stage(
         model,
         stage,
         records,
         args.run_dir,
+        validation=validation,
+        probes=probes,
         image_root=args.image_root,
         device_batch=args.device_batch,
         num_workers=args.workers,
@@ -172,6 +176,17 @@ def _records(preset: Preset, stage: StageConfig, args: Arguments):
 
     make = store.captions if stage.template == "plain" else store.instructions
     return make("train", stage.samples, args.seed)
+
+
+def _watched(stage: StageConfig, args: Arguments) -> tuple:
+    """The records of `--validation`, and where the stage learns to answer the first questions of two."""
+    if not args.validation:
+        return None, []
+    from minillava.records import first_question, load_records
+
+    records = load_records(args.validation)
+    shown = range(min(2, len(records)) if stage.template != "plain" else 0)
+    return records, [first_question(records[index], args.image_root) for index in shown]
 
 
 def _audited(records, model, stage: StageConfig, args: Arguments):
@@ -261,69 +276,21 @@ def attend(args: Arguments) -> None:
     if args.out.resolve() == Path(args.image).resolve():
         raise ValueError(f"The map would replace the picture {args.image}. Name another file with --out.")
     model = _load(args)
-    from dataclasses import replace
+    from minillava.attend import attend as run
 
-    import numpy as np
-
-    from minillava import attention_html
-    from minillava.attention import answer_maps
-    from minillava.attention_plots import word_by_word
-    from minillava.images import open_image
-    from minillava.passage import passage
-    from minillava.plots import attention_overlay
-
-    layers = None if args.layer is None else [args.layer]
-    heads = None if args.head is None else [args.head]
-    maps = answer_maps(model, args.image, args.question, layers, heads, max_new_tokens=args.max_new_tokens)
-    if args.word is None:
-        tokens, rows, word = maps.answered, list(range(len(maps.answered.tokens))), maps.answer
-        if not rows:
-            raise ValueError("The answer is empty. Choose a word of the question with --word.")
-    else:
-        # A word of the question points at what it names better than the answer's words do.
-        tokens = next((said for said in (maps.prompt, maps.answered) if args.word in said.text), None)
-        if tokens is None:
-            raise ValueError(
-                f"--word {args.word!r} is neither in the question {args.question!r} nor in the answer "
-                f"{maps.answer!r}."
-            )
-        rows, word = tokens.find(args.word), args.word
-    everywhere, inside = tokens.maps[rows].mean(axis=(1, 2)), maps.geometry.inside  # [rows, grid, grid]
-    per_token = everywhere * inside
-    heat = per_token.mean(axis=0)  # [grid, grid]
-    row, col = (int(i) for i in np.unravel_index(heat.argmax(), heat.shape))
-    box = [round(float(edge), 1) for edge in maps.geometry.box(row, col)]
-    mass, padding = float(heat.sum()), float((everywhere * ~inside).mean(axis=0).sum())
-    beside = "" if inside.all() else f" and {padding:.1%} on its padding"
-    where = f"{word!r}, layers {maps.layers}, heads {maps.heads}"
-    print(f"{maps.answer}\n{where}: {mass:.1%} of the attention is on the picture{beside},")
-    print(f"{heat.max():.1%} on its strongest patch, row {row}, column {col}, pixels {box}.")
-    image = open_image(args.image)
-    small = attention_html.reduced(image)
-    geometry = replace(maps.geometry, width=small.width, height=small.height)
-    said = [tokens.tokens[row] for row in rows]
-    if args.word is None:
-        heats = [geometry.heatmap(one) for one in per_token]
-        figure = word_by_word(small, said, heats, per_token.sum(axis=(1, 2)))
-    else:
-        figure = attention_overlay(small, geometry.heatmap(heat), title=word, mass=mass)
-    explained = None
-    if args.methods and maps.answered.tokens:
-        explained = passage(model, image, args.question, max_new_tokens=args.max_new_tokens)
-    page = attention_html.page(image, args.question, maps, attention_html.views(maps, explained))
-    file = args.out.with_suffix(".html")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(figure.png())
-    file.write_text(page, encoding="utf-8")
-    print(f"The map is in {args.out}, and each word's in {file}: open it in a browser.")
-    found = {"question": args.question, "answer": maps.answer, "word": word}
-    found["tokens"] = [
-        {"text": text, "image_mass": float(one.sum()), "peak": float(one.max())}
-        for text, one in zip(said, per_token, strict=True)
-    ]
-    found |= {"layers": maps.layers, "heads": maps.heads, "image_mass": mass, "padding_mass": padding}
-    found |= {"strongest": {"row": row, "column": col, "box": box, "share": float(heat.max())}}
-    _write_json(args.json, found | {"heat": heat.tolist()})
+    options = {"word": args.word, "layer": args.layer, "head": args.head, "methods": args.methods}
+    options["max_new_tokens"] = args.max_new_tokens
+    found = run(model, args.image, args.question, args.out, **options)
+    top, padding = found["strongest"], found["padding_mass"]
+    beside = f" and {padding:.1%} on its padding" if padding else ""
+    where = f"row {top['row']}, column {top['column']}, pixels {top['box']}"
+    print(found["answer"])
+    print(f"{found['word']!r}, layers {found['layers']}, heads {found['heads']}: ", end="")
+    print(f"{found['image_mass']:.1%} of the attention is on the picture{beside},")
+    print(f"{top['share']:.1%} on its strongest patch, {where}.")
+    page = args.out.with_suffix(".html")
+    print(f"The map is in {args.out}, and each word's in {page}: open it in a browser.")
+    _write_json(args.json, found)
 
 
 def inspect(args: Arguments) -> int:
@@ -332,7 +299,7 @@ def inspect(args: Arguments) -> int:
     from minillava.inspection import sample
     from minillava.records import audit, load_records
 
-    folder = weights.find(args.model)
+    folder = weights.find(args.model, tensors=False)
     config = checkpoints.read_config(folder)
     tokenizer = checkpoints.read_tokenizer(folder, config.image_token_id)
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2

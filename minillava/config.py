@@ -39,6 +39,8 @@ class StageConfig:
     computes in bfloat16 and keeps the weights that train in float32, as DeepSpeed does in the original: in
     bfloat16 alone, of weights drawn from N(0, 0.02) seven in ten are too large to feel a step of 2e-5.
 
+    `group_by_modality_length` orders the samples so that those of a step have one modality and like lengths
+    (`sampler.grouped_indices`), as the original does in stage 2 alone; else their order is drawn by lot.
     `weighing` is what counts alike in a step's loss: the "pass" of a device, as in the original (the mean
     over its tokens, then over passes and devices), or the "token", whatever pass it came in.
     `activation_checkpointing` computes a decoder layer's activations again for its gradients: less memory,
@@ -62,6 +64,7 @@ class StageConfig:
     samples: int | None = None
     precision: str = "bf16-mixed"
     lora: LoraConfig | None = None
+    group_by_modality_length: bool = False
     weighing: Literal["pass", "token"] = "pass"
     activation_checkpointing: bool = False
     compiled: bool = False
@@ -97,6 +100,7 @@ STAGE2 = StageConfig(
     learning_rate=2e-5,
     batch_size=128,
     samples=665_298,
+    group_by_modality_length=True,
 )
 """Visual instruction tuning on llava_v1_5_mix665k (scripts/v1_5/finetune.sh)."""
 
@@ -105,7 +109,9 @@ STAGE2_LORA = replace(
 )
 """Stage 2 with adapters in place of the full language model (scripts/v1_5/finetune_lora.sh)."""
 
-SCIENCEQA = replace(STAGE2, name="scienceqa", aspect="square", epochs=12, samples=12_726)
+SCIENCEQA = replace(
+    STAGE2, name="scienceqa", aspect="square", epochs=12, samples=12_726, group_by_modality_length=False
+)
 """The ScienceQA recipe of LLaVA v1 (scripts/finetune_sqa.sh)."""
 
 
@@ -165,7 +171,13 @@ class Preset:
         return self.stages[name]
 
 
-SHORT = {"betas": (0.9, 0.98), "warmup_ratio": 0.05, "max_length": 512, "precision": "32-true"}
+SHORT = {
+    "betas": (0.9, 0.98),
+    "warmup_ratio": 0.05,
+    "max_length": 512,
+    "precision": "32-true",
+    "group_by_modality_length": True,
+}
 """What both stages of minutes have in common."""
 
 TINY = Preset(

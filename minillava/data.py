@@ -5,7 +5,7 @@ Shapes: B batch, T positions, S edge of the prepared picture in pixels, n pictur
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class InstructionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """`modality_length` of every record, what `GroupedSampler` orders by."""
         return modality_lengths(self.records)
@@ -202,6 +202,8 @@ class ResumableLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
+            except ValueError as error:  # of a worker, with its traceback as text
+                raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
@@ -249,7 +251,7 @@ def divide_anew(fit_loop: dict[str, Any], now: Layout) -> None:
 
 
 class InstructionData(LightningDataModule):
-    """Train and validation loaders for Lightning; `batch_size` is per device.
+    """Train and validation loaders for Lightning; `batch_size` is per device, `grouped` the sampler's.
 
     The trainer needs no `use_distributed_sampler` setting: each process takes its own share.
     """
@@ -261,12 +263,13 @@ class InstructionData(LightningDataModule):
         validation: InstructionDataset | None = None,
         num_workers: int = 0,
         seed: int = 42,
+        grouped: bool = True,
     ):
         super().__init__()
         if train.tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no pad token: set one, as LLaVA does with <unk>.")
         self.train, self.validation, self.batch_size = train, validation, batch_size
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.seed, self.grouped = num_workers, seed, grouped
 
     def _share(self) -> tuple[int, int]:
         """(processes that read different data, this process's number among them)"""
@@ -296,6 +299,7 @@ class InstructionData(LightningDataModule):
             *self._share(),
             accumulation=self.layout.accumulation,
             seed=self.seed,
+            grouped=self.grouped,
         )
         return ResumableLoader(self.train, sampler=sampler, **self._options())
 

@@ -96,7 +96,7 @@ def sample_flops(
 
     `trains` is `StageConfig.trains`; () is a forward pass alone. `adapter_weights` (LoRA) train in place
     of the language model. As MFU has it, the head and the last layer count at every position, although
-    `readout` runs them only where an answer is read, and causal attention is not counted half.
+    `decoder.decode` runs them only where an answer is read, and causal attention is not counted half.
     `checkpointing` computes each decoder layer twice but for its last matrix, whose result nothing needs.
     """
     n, d_v, d = shapes.patches, shapes.vision_width, shapes.width

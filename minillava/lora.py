@@ -20,6 +20,9 @@ from minillava.weights import ours
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All linear layers of a LLaMA but its head (`find_all_linear_names` in llava/train/train.py)."""
 
+DRAWN = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to begin adapters (`init_lora_weights`) that leave the base's own weights as they were."""
+
 UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "trainable_token_indices")
 """Settings of peft's LoRA under which it is more than W + scaling * B A."""
 
@@ -49,6 +52,12 @@ def adapt(model: MiniLlava, config: LoraConfig, seed: int = 0) -> None:
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, model.language_model)
     model.train(model.training)  # the new layers, too
+
+
+def weights(model: MiniLlava, config: LoraConfig) -> int:
+    """How many numbers `adapt` would add, without `peft`: an A and a B beside each linear layer."""
+    layers = (m for name, m in model.language_model.named_modules() if name.split(".")[-1] in TARGETS)
+    return sum(config.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def adapted(model: nn.Module) -> dict[str, nn.Module]:
@@ -113,6 +122,8 @@ def merge_saved(model: MiniLlava, tensors: dict[str, Tensor], settings: dict, so
     and with the shapes of both sides for every tensor that does not fit; then nothing is merged.
     """
     unsupported = [name for name in UNSUPPORTED if settings.get(name)]
+    if settings.get("init_lora_weights") not in DRAWN:  # PiSSA and its kind take a part out of the base
+        unsupported.append(f"init_lora_weights {settings['init_lora_weights']!r}")
     if settings.get("peft_type") != "LORA" or unsupported:
         raise ValueError(
             f"{source} holds adapters that are not plain LoRA (peft_type {settings.get('peft_type')!r}, "

@@ -108,9 +108,10 @@ class Skipped(Callback):
 class Curve(Callback):
     """Keeps `curve.csv` (step, split, loss, learning rate), and answers the probes as training runs.
 
-    The rate is that of the first group: the projector's, where it has its own.
-    After an interruption the rows and answers that the checkpoint had not seen yet are dropped and written
-    again. Of several processes all count, with the mean of their losses, and the first one writes.
+    The rate is the step's, of the first group: the projector's, where it has its own. `seconds` is how long
+    training has taken, over all its interruptions. After one, the rows and answers that the checkpoint had
+    not seen yet are dropped and written again. Of several processes all count, with the mean of their
+    losses, and the first one writes.
     """
 
     COLUMNS = ("step", "split", "loss", "learning_rate")
@@ -121,10 +122,21 @@ class Curve(Callback):
         self.rows: list[tuple[int, str, float, float]] = []
         self.generations: list[tuple[str, str]] = []
         self.resumed_from = self._step = 0
+        self.seconds, self._rate = 0.0, 0.0
         self._sums: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.resume(trainer)
+        self._begun = time.perf_counter() - self.seconds
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.seconds = time.perf_counter() - self._begun
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._begun}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
 
     def resume(self, trainer: Trainer) -> None:
         """Take over what the file holds so far; Lightning starts no training that is finished."""
@@ -151,11 +163,13 @@ class Curve(Callback):
         return list(itertools.takewhile(lambda line: not later(line), lines))
 
     def _add(self, trainer: Trainer, split: str, loss: float) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append((trainer.global_step, split, loss, rate))
+        self.rows.append((trainer.global_step, split, loss, self._rate))
         if trainer.is_global_zero:
             with self.file.open("a", newline="") as out:
                 csv.writer(out).writerow(self.rows[-1])
+
+    def on_train_batch_start(self, trainer: Trainer, *args) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # at the end it is the next step's
 
     def on_train_batch_end(self, trainer: Trainer, module, outputs, *args) -> None:
         loss, weight = outputs["mean"], outputs["weight"]

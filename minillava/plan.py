@@ -216,7 +216,7 @@ def plan_stage(
     `gpu` may be "cpu": this machine, of which there is one. `devices` are those of a node. `strategy` "auto"
     is `parallel.choose`'s: fsdp2 where the language model trains on several devices, else ddp. `micro_batch`
     defaults to the largest that fits (or 1). `samples` and `work` replace the preset's own data. Raises
-    ValueError for a name, number or combination that there is not, ImportError for LoRA without `peft`.
+    ValueError for a name, number or combination that there is not.
     """
     preset = PRESETS[preset] if isinstance(preset, str) else preset
     row = preset.stage(stage)

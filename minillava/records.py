@@ -114,6 +114,12 @@ def picture_source(picture: Any, image_root: str | Path | None) -> Any:
     return Path(image_root or "", picture) if isinstance(picture, (str, Path)) else picture
 
 
+def first_question(record: Record, image_root: str | Path | None) -> tuple[Any, str]:
+    """What a record is asked first: its first picture, as `open_image` takes it, or None; and the words."""
+    shown = [picture_source(picture, image_root) for picture in pictures(record)[:1]]
+    return (*shown, None)[0], record["conversations"][0]["value"]
+
+
 def image_key(source: Any) -> str:
     """The same name for the same picture: its path, else a digest of its content."""
     if isinstance(source, Path):

@@ -117,9 +117,9 @@ class GroupedSampler(DistributedSampler[int]):
 
     Process `rank` of `world_size` takes every `world_size`-th batch, so that all of them work on
     one mega-batch at a time. With several processes the epoch is filled up from its own start, so
-    that each has as many full batches as the others. Epoch e is ordered with `seed + e`. `start`
-    batches are skipped in the next pass, and in that pass only. A `DistributedSampler`, so
-    Lightning neither replaces nor wraps it.
+    that each has as many full batches as the others. Epoch e is ordered with `seed + e`; where it is
+    not to be `grouped`, by lot. `start` batches are skipped in the next pass, and in that pass only. A
+    `DistributedSampler`, so Lightning neither replaces nor wraps it.
     """
 
     def __init__(
@@ -130,9 +130,11 @@ class GroupedSampler(DistributedSampler[int]):
         rank: int = 0,
         accumulation: int = 1,
         seed: int = 42,
+        grouped: bool = True,
     ):
         super().__init__(lengths, num_replicas=world_size, rank=rank, seed=seed)
         self.lengths, self.batch_size, self.accumulation = lengths, batch_size, accumulation
+        self.grouped = grouped
         if world_size > 1:
             megabatch = batch_size * world_size
             self.num_samples = -(-len(lengths) // megabatch) * batch_size
@@ -147,9 +149,12 @@ class GroupedSampler(DistributedSampler[int]):
     def order(self) -> list[int]:
         """This process's whole epoch, `start` not applied."""
         size, world = self.batch_size, self.num_replicas
-        everyone = grouped_indices(
-            self.lengths, size, world * self.accumulation, self.seed + self.epoch
-        )
+        seed = self.seed + self.epoch
+        if self.grouped:
+            everyone = grouped_indices(self.lengths, size, world * self.accumulation, seed)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            everyone = torch.randperm(len(self.lengths), generator=generator).tolist()
         if world == 1:
             return everyone
         missing = self.num_samples * world - len(everyone)

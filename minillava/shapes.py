@@ -65,19 +65,19 @@ def meta_model(preset: str | Preset) -> MiniLlava:
 def stage_size(preset: str | Preset, stage: str, samples: int | None = None) -> StageSize:
     """Parameters, steps and warm-up of one stage, over `samples` records (default: the preset's own).
 
-    Raises ValueError for a stage the preset does not have, ImportError for one with LoRA without `peft`.
+    Raises ValueError for a stage that the preset does not have.
     """
     preset = PRESETS[preset] if isinstance(preset, str) else preset
     row = preset.stage(stage)
     model = meta_model(preset)
-    if row.lora:
-        lora.adapt(model, row.lora)
     freeze(model, row)
     parameters, trainable = Counter(dict.fromkeys(PARTS, 0)), Counter(dict.fromkeys(PARTS, 0))
     for name, parameter in model.named_parameters():
-        part = "adapters" if ".lora_" in name else name.split(".")[0]
+        part = name.split(".")[0]
         parameters[part] += parameter.numel()
         trainable[part] += parameter.numel() * parameter.requires_grad
+    if row.lora:
+        parameters["adapters"] = trainable["adapters"] = lora.weights(model, row.lora)
     return StageSize(
         preset=preset.name,
         stage=stage,

@@ -8,7 +8,6 @@ loss is the mean cross-entropy over the tokens of the answers.
 """
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from minillava.monitoring import Curve, FiniteLoss, Progress, Skipped, undisturb
 from minillava.optimization import cosine_with_warmup, freeze, lift, lower, parameter_groups
 from minillava.parallel import Sharded, choose, gathered, shard
 from minillava.records import Records
+from minillava.resuming import check_origin, origin
 from minillava.saving import WholeFile, recover
 
 LAST = "last.ckpt"
@@ -38,8 +38,8 @@ LAST = "last.ckpt"
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage left behind. `curve` maps "train" and "val" to (steps, losses in nats); `skipped` counts
-    the records that broke as it ran."""
+    """What a stage left behind. `curve` maps "train" and "val" to (steps, losses in nats); `seconds` of
+    training, before an interruption too; `skipped` counts the records that broke as it ran."""
 
     folder: Path
     steps: int
@@ -68,8 +68,8 @@ class FeatureCache:
     """Patch features of the frozen tower, computed once per picture and kept in memory.
 
     Exact, because preprocessing is deterministic and the tower does not change. `limit` is in bytes;
-    once full, further pictures are computed every time. (One epoch over 558K pictures at 576 x 1024
-    in half precision would be 658 GB: there the cache fills up and, in one epoch, is never read.)
+    once full, further pictures are computed every time. (558K pictures at 576 x 1024 in half precision would
+    be 658 GB. Where no picture is seen twice, in one epoch without validation, `train_stage` keeps none.)
     """
 
     def __init__(self, limit: int = 1 << 30):
@@ -113,6 +113,7 @@ class Stage(LightningModule):
         self.seed = seed
         self.trained = {f"model.{name}" for name in freeze(model, stage)}
         self.tokens = 0  # of this step and process so far, where tokens weigh
+        self.origin: dict = {}  # what the run follows from, to be told from another when it goes on
 
     def configure_model(self) -> None:
         """Precision, recomputing, shards: what Lightning's processes have to be there for."""
@@ -126,8 +127,9 @@ class Stage(LightningModule):
         elif prepare:
             prepare(self.model)
 
-    def teardown(self, stage: str) -> None:
-        """Leave the model as any other: neither recomputing nor compiled."""
+    def release(self) -> None:
+        """Leave the model as any other: neither recomputing nor compiled. (Not Lightning's `teardown`, which
+        is left out where a training ends by an error.)"""
         if self.stage.activation_checkpointing:
             self.model.language_model.gradient_checkpointing_disable()
         if self.stage.compiled:
@@ -178,9 +180,15 @@ class Stage(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.validated = torch.zeros(2, device=self.device)  # the sum over tokens, and how many
 
-    def validation_step(self, batch: dict, _: int) -> None:
-        tokens = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
-        self.validated += torch.stack([self.loss(batch) * tokens, tokens])
+    def validation_step(self, batch: dict, index: int) -> None:
+        data, labels = self.trainer.datamodule, batch["labels"]
+        # The processes' shares are filled up from the start, to be equally many: there nothing counts.
+        first, others = index * data.batch_size, self.trainer.world_size
+        place = (first + torch.arange(len(labels), device=labels.device)) * others + self.global_rank
+        labels = labels.masked_fill((place >= len(data.validation))[:, None], IGNORE_INDEX)
+        tokens = (labels[:, 1:] != IGNORE_INDEX).sum()
+        total = torch.where(tokens > 0, self.loss(batch | {"labels": labels}) * tokens, 0)
+        self.validated += torch.stack([total, tokens])
 
     def on_validation_epoch_end(self) -> None:
         total, tokens = self.trainer.strategy.reduce(self.validated, reduce_op="sum")
@@ -205,8 +213,10 @@ class Stage(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k in self.trained}
+        checkpoint["origin"] = self.origin
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        check_origin(checkpoint.get("origin", {}), self.origin)
         divide_anew(checkpoint["loops"]["fit_loop"], self.trainer.datamodule.layout)
         if "state_dict" not in checkpoint:  # the shards have been read already
             return
@@ -261,9 +271,9 @@ def train_stage(
     or Lightning's own. After fsdp2 `model` stays in shards: load what the stage left.
 
     Raises ValueError for records that cannot be trained on (run `data.audit`), a batch size that does not
-    divide, a count below 1, or a checkpoint that is damaged or of another model; FloatingPointError if the
-    loss or a gradient is not finite; OSError if a checkpoint cannot be saved, or if a worker dies;
-    ImportError for LoRA without `peft`.
+    divide, a count below 1, or a checkpoint that is damaged or of another run (other records, settings or
+    frozen weights); FloatingPointError if the loss or a gradient is not finite; OSError if a checkpoint
+    cannot be saved, or if a worker dies; ImportError for LoRA without `peft`.
     """
     stage = replace(stage, **overrides)
     counts = {"max_steps": max_steps, "save_every": save_every, "device_batch": device_batch}
@@ -289,7 +299,7 @@ def train_stage(
             skip_broken=skip_broken,
         )
 
-    train = dataset(data)
+    train, home = dataset(data), model.device
     total = min(stage.steps(len(train)), max_steps or math.inf)
     curve, skipped = Curve(folder, probes), Skipped(folder)
     settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})
@@ -329,20 +339,26 @@ def train_stage(
         validation=None if validation is None else dataset(validation),
         num_workers=num_workers,
         seed=seed,
+        grouped=stage.group_by_modality_length,
     )
-    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes), seed)
+    seen_again = stage.epochs > 1 or validation is not None
+    module = Stage(model.train(), stage, total, FeatureCache(cache_bytes if seen_again else 0), seed)
+    module.origin = origin(module, module.trained, stage, total, train.records)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     last = recover(folder / LAST, first=rank_zero_only.rank == 0)
-    started = time.perf_counter()
     with isolate_rng(include_cuda=torch.cuda.is_available()), undisturbed():
-        engine.fit(module, modules, ckpt_path=last, weights_only=True)
+        try:
+            engine.fit(module, modules, ckpt_path=last, weights_only=True)
+        finally:
+            module.release()
+            if not isinstance(engine.strategy, Sharded):
+                lower(model, dtypes)
+                model.eval().to(home)
     if not curve.rows:  # the checkpoint was of the last step: nothing was left to train
         curve.resume(engine)
     weights = None
     if isinstance(engine.strategy, Sharded):
-        weights = {name: tensor.to(dtypes[name]) for name, tensor in gathered(model).items()}
-    else:
-        lower(model, dtypes)
+        weights = {name: tensor.to(dtypes[name]) for name, tensor in gathered(model.eval()).items()}
     if engine.is_global_zero:
         leave_weights(model, stage, folder, weights)
     engine.strategy.barrier()
@@ -350,12 +366,11 @@ def train_stage(
         lora.merge(model)
     if "language_model" in stage.trains:
         model.config.name_or_path = str(folder / "model")  # no longer the bases it came from
-    model.eval()
     return StageResult(
         folder=folder,
         steps=engine.global_step,
         curve=curve.losses(),
-        seconds=time.perf_counter() - started,
+        seconds=curve.seconds,
         resumed_from=curve.resumed_from,
         generations=curve.generations,
         skipped=skipped.count(),
@@ -372,7 +387,7 @@ def leave_weights(
     if stage.lora:
         checkpoints.save_adapters(model, folder / "adapter")
     if "language_model" in stage.trains:
-        checkpoints.export(model, folder / "model", weights)
+        checkpoints.save(model, folder / "model", weights)
     else:
         checkpoints.save_projector(model, folder / "projector.safetensors")
 

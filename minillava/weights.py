@@ -47,8 +47,9 @@ COMPUTED = (".embeddings.position_ids", ".rotary_emb.inv_freq")
 """Ends of keys that older files carry although nothing in them is learned."""
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The local folder of a preset's finished model, a path, or a hub id (fetched if need be)."""
+def find(name_or_path: str | Path, tensors: bool = True) -> Path:
+    """The local folder of a preset's finished model, a path, or a hub id: fetched if need be, and if no
+    `tensors` are wanted then without its gigabytes."""
     name = PRESETS[name_or_path].finished if name_or_path in PRESETS else str(name_or_path)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -57,18 +58,18 @@ def find(name_or_path: str | Path) -> Path:
         raise ValueError(f"{folder} is a file: give the folder that holds the checkpoint.")
     # "runs/mine" could be a hub id as well, but not if there is a folder "runs" here.
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not folder.parent.is_dir():
-        return download(name)
+        return download(name, tensors)
     raise FileNotFoundError(
         f"There is no folder {folder}. Known names: {', '.join(PRESETS)}; a hub id looks like "
         "'llava-hf/llava-1.5-7b-hf'."
     )
 
 
-def download(hub_id: str) -> Path:
-    """Fetch a model from the Hugging Face hub, or find it among those fetched before."""
+def download(hub_id: str, tensors: bool = True) -> Path:
+    """Fetch a model, or all of it but its weights, from the Hugging Face hub, or find what was fetched."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.jinja", "*.safetensors", "*.bin", "tokenizer.model"]
+    patterns = ["*.json", "*.jinja", "tokenizer.model", *["*.safetensors", "*.bin"] * tensors]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except OSError as error:

@@ -23,14 +23,14 @@ class Stop(training.FiniteLoss):
 def run(folder, name, devices=1, strategy="auto", stop=-1, steps=12, device_batch=2, **options):
     """Train `folder/base` on `folder/records.json`; leaves `folder/<name>/stage2`, and marks each export."""
 
-    def export(model, where, weights=None):
+    def save(model, where, weights=None):
         with (folder / name / "exports").open("a") as file:
             file.write("x")
-        return usual_export(model, where, weights)
+        return usual_save(model, where, weights)
 
     Stop.at = stop
-    usual, usual_export = training.FiniteLoss, checkpoints.export
-    training.FiniteLoss, checkpoints.export = Stop, export
+    usual, usual_save = training.FiniteLoss, checkpoints.save
+    training.FiniteLoss, checkpoints.save = Stop, save
     try:
         return training.train_stage(
             checkpoints.load(folder / "base"),
@@ -45,7 +45,7 @@ def run(folder, name, devices=1, strategy="auto", stop=-1, steps=12, device_batc
             **options,
         )
     finally:
-        training.FiniteLoss, checkpoints.export = usual, usual_export
+        training.FiniteLoss, checkpoints.save = usual, usual_save
 
 
 if __name__ == "__main__":

@@ -403,6 +403,8 @@ def test_a_character_in_bytes_is_one_piece_and_is_found(tokenizer):
 def test_words_are_found_among_their_pieces():
     maps = TokenMaps([" ye", "ll", "ow", " or", " yell", "ow", "?"], np.zeros((7, 1, 1, 2, 2)))
     assert maps.find("yellow") == [4, 5]
-    assert maps.find("or") == [3]
+    assert maps.find("or") == [3] and maps.find("yell") == [4]
     with pytest.raises(ValueError, match="'blue' is not in ' yellow or yellow\\?'"):
         maps.find("blue")
+    maps = TokenMaps([" What", " is", " in", " this", "?"], np.zeros((5, 1, 1, 2, 2)))
+    assert maps.find("is") == [1] and maps.find("this") == [3]

@@ -12,6 +12,7 @@ from PIL import Image
 from minillava import checkpoints, commands, plots
 from minillava.attention import answer_maps
 from minillava.cli import main
+from minillava.config import PRESETS
 
 
 def test_ask_prints_the_answer_of_the_model(model_folder, image, capsys):
@@ -187,6 +188,35 @@ def test_train_audits_trains_and_says_what_it_left(model_folder, records, tmp_pa
     assert "every record can be trained on" in out
     assert "stage2: 1 steps" in out and "model" in out
     checkpoints.load(run / "stage2" / "model")
+
+
+def test_train_watches_the_loss_and_two_answers_on_records_held_out(model_folder, records, tmp_path):
+    run, held_out = tmp_path / "run", tmp_path / "held-out.json"
+    held_out.write_text(json.dumps(json.loads(records.read_text())[:3]))
+    argv = ["train", "stage2", "--data", str(records), "--from", model_folder, "--max-steps", "4"]
+    argv += ["--run-dir", str(run), "--device-batch", "4", "--validation", str(held_out)]
+    assert main(argv) == 0
+    splits = [line.split(",")[1] for line in (run / "stage2" / "curve.csv").read_text().splitlines()]
+    assert splits.count("val") == 4 and splits.count("train") == 4
+    said = (run / "stage2" / "generations.txt").read_text()
+    first = json.loads(held_out.read_text())[0]["conversations"][0]["value"]
+    assert said.count("step ") == 4 and said.count(repr(first)[1:-1]) in (4, 8) and said.count(" -> ") == 8
+
+
+def test_looking_at_records_fetches_no_weights(monkeypatch, model_folder, records, capsys):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(hub_id, allow_patterns):
+        asked.append((hub_id, allow_patterns))
+        return model_folder
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert main(["inspect", "--data", str(records), "--model", "llava-1.5-7b"]) == 0
+    ((hub_id, patterns),) = asked
+    assert hub_id == PRESETS["llava-1.5-7b"].finished and "*.json" in patterns
+    assert not [pattern for pattern in patterns if "safetensors" in pattern or "bin" in pattern]
 
 
 def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records, tmp_path, capsys):

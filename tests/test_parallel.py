@@ -75,13 +75,13 @@ def runs(tmp_path_factory, make_config, tokenizer):
     return folder
 
 
-def losses(runs: Path, name: str) -> torch.Tensor:
-    """Every step's loss, each written once."""
+def losses(runs: Path, name: str, split: str = "train") -> torch.Tensor:
+    """Every step's loss, each written once; or those of validation."""
     rows = list(csv.DictReader((runs / name / "stage2" / "curve.csv").open()))
     steps, values = zip(
-        *((int(r["step"]), float(r["loss"])) for r in rows if r["split"] == "train"), strict=True
+        *((int(r["step"]), float(r["loss"])) for r in rows if r["split"] == split), strict=True
     )
-    assert list(steps) == list(range(1, len(steps) + 1))
+    assert split == "val" or list(steps) == list(range(1, len(steps) + 1))
     return torch.tensor(values)
 
 
@@ -94,6 +94,12 @@ def test_two_processes_have_the_loss_curve_of_one(runs, strategy):
     curve, expected = losses(runs, strategy), losses(runs, "one")
     assert len(curve) == 50 and expected[-1] < 0.6 * expected[0]
     torch.testing.assert_close(curve, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_validate_on_three_records_as_one_does(runs, strategy):
+    """Each takes two: the fourth, which is the first again, does not count."""
+    torch.testing.assert_close(losses(runs, strategy, "val"), losses(runs, "one", "val"), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

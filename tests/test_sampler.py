@@ -79,3 +79,15 @@ def test_start_skips_batches_once():
     assert len(sampler) == len(whole)
     assert list(sampler) == whole[12:]
     assert list(sampler) == whole
+
+
+def test_an_order_by_lot_is_shared_and_resumed_like_the_other():
+    lengths = [*range(1, 8), -3, -4, -5]
+    whole = GroupedSampler(lengths, 2, seed=5, grouped=False)
+    assert sorted(whole) == list(range(10)) and list(whole) == list(whole)
+    assert list(whole) != list(GroupedSampler(lengths, 2, seed=5))
+    shares = [list(GroupedSampler(lengths, 2, 2, rank, seed=5, grouped=False)) for rank in (0, 1)]
+    assert sorted({*shares[0], *shares[1]}) == list(range(10)) and len(shares[0]) == len(shares[1]) == 6
+    order = list(whole)
+    whole.start = 2
+    assert list(whole) == order[4:]

@@ -143,6 +143,10 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(make_model, records, tmp_
         assert torch.equal(tensor, again.state_dict()[name]), name
     curves = [(tmp_path / f / "stage2" / "curve.csv").read_text() for f in ("whole", "cut")]
     assert curves[0] == curves[1]
+    rates = [float(row["learning_rate"]) for row in csv.DictReader(curves[0].splitlines())]
+    peak, warmup = STAGES["stage2"].projector_learning_rate, STAGES["stage2"].warmup_ratio
+    expected = [peak * cosine_with_warmup(step, math.ceil(warmup * 6), 6) for step in range(6)]
+    assert rates == pytest.approx(expected)  # the first step's is 0: it is the step's own, not the next one's
 
 
 def test_a_finished_stage_asked_for_again_trains_nothing_and_forgets_nothing(make_model, records, tmp_path):
@@ -151,6 +155,7 @@ def test_a_finished_stage_asked_for_again_trains_nothing_and_forgets_nothing(mak
     one = train_stage(first, STAGES["stage2"], records, tmp_path, **kwargs)
     two = train_stage(again, STAGES["stage2"], records, tmp_path, **kwargs)
     assert (two.resumed_from, two.steps) == (4, 4)
+    assert 0 < two.seconds <= one.seconds  # how long training took, not how long it took to find it done
     assert one.curve == two.curve and len(one.curve["val"][0]) == 2
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -171,7 +176,54 @@ def test_a_checkpoint_of_another_shape_is_named_with_both_shapes(make_model, rec
     saved["state_dict"][key] = torch.zeros(3)
     torch.save(saved, file)
     with pytest.raises(ValueError, match=r"linear_1.bias is \[3\] there"):
-        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=4)
+        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, max_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 0.5}, r"learning_rate = 0\.\d+; this run has learning_rate = 0\.5"),
+        ({"max_steps": 3}, "steps = 2; this run has steps = 3"),
+        ({"weighing": "token"}, "weighing = pass"),
+    ],
+)
+def test_another_run_is_not_taken_for_the_interrupted_one(make_model, records, tmp_path, change, words):
+    same = {"max_steps": 2, "save_every": 1}
+    train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, **same)
+    with pytest.raises(ValueError, match=words):
+        train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, **same | change)
+
+
+def test_other_data_of_the_same_size_and_other_bases_are_not_taken_for_the_same(
+    make_model, records, tmp_path
+):
+    same = {"max_steps": 2, "save_every": 1}
+    train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, **same)
+    others = captions(records)
+    asked = others[0]["conversations"][0]
+    others[0] = others[0] | {"conversations": [asked, {"from": "gpt", "value": "No."}]}
+    with pytest.raises(ValueError, match=r"records = \w+; this run has records"):
+        train_stage(make_model(), STAGES["stage1"], others, tmp_path, **same)
+    model = make_model()
+    with torch.no_grad():
+        model.language_model.lm_head.weight[0] += 1
+    with pytest.raises(ValueError, match="frozen weights"):
+        train_stage(model, STAGES["stage1"], captions(records), tmp_path, **same)
+    recomputing = train_stage(
+        make_model(), STAGES["stage1"], captions(records), tmp_path, activation_checkpointing=True, **same
+    )
+    assert recomputing.resumed_from == 2
+
+
+def test_a_training_that_stops_leaves_the_model_as_any_other(make_model, records, tmp_path):
+    model = make_model().bfloat16()
+    with torch.no_grad():
+        model.multi_modal_projector.linear_2.bias.fill_(float("nan"))
+    options = {"precision": "bf16-mixed", "activation_checkpointing": True}
+    with pytest.raises(FloatingPointError):
+        train_stage(model, STAGES["stage2"], records, tmp_path, max_steps=2, **options)
+    assert not model.training and not model.language_model.is_gradient_checkpointing
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_samples(make_model, records, tmp_path):
@@ -363,6 +415,8 @@ def test_a_picture_that_breaks_midway_stops_the_stage_or_is_counted(make_model, 
     options = {"image_root": tmp_path, "epochs": 2}
     with pytest.raises(ValueError, match=r"bad.png of record 2 \(id 'r2'\)"):
         train_stage(make_model(), STAGES["stage1"], broken, tmp_path / "stops", **options)
+    with pytest.raises(ValueError, match=r"^\S+bad.png of record 2 \(id 'r2'\)[^\n]*$"):  # no traceback
+        train_stage(make_model(), STAGES["stage1"], broken, tmp_path / "worker", num_workers=1, **options)
     result = train_stage(
         make_model(), STAGES["stage1"], broken, tmp_path / "goes", skip_broken=True, num_workers=1, **options
     )

@@ -56,8 +56,8 @@ def answering(model, processes: int = 1) -> Iterator[Answering]:
     threads = max(1, torch.get_num_threads() // processes)
     spawn = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, spawn) as pool:
-        checkpoints.export(model, folder)
-        yield partial(pool.map, partial(_copys_replies, folder, threads))
+        checkpoints.save(model, folder)
+        yield partial(pool.map, partial(_copys_replies, folder, threads, model.device))
 
 
 def _replies(model, batch: tuple[list[Prompt], int]) -> list[str]:
@@ -66,19 +66,19 @@ def _replies(model, batch: tuple[list[Prompt], int]) -> list[str]:
     return model.answer_batch(list(images), list(questions), max_new_tokens=tokens)
 
 
-def _copys_replies(folder: str, threads: int, batch: tuple[list[Prompt], int]) -> list[str]:
-    return _replies(_copy(folder, threads), batch)
+def _copys_replies(folder: str, threads: int, device, batch: tuple[list[Prompt], int]) -> list[str]:
+    return _replies(_copy(folder, threads, device), batch)
 
 
 @lru_cache(maxsize=1)
-def _copy(folder: str, threads: int):
-    """The model of a folder, loaded once in a process that has so many threads."""
+def _copy(folder: str, threads: int, device):
+    """The model of a folder, loaded once, onto a device, in a process that has so many threads."""
     import torch
 
     from minillava import checkpoints
 
     torch.set_num_threads(threads)
-    return checkpoints.load(folder)
+    return checkpoints.load(folder).to(device)
 
 
 def _batches(rows: list[dict], prompts: Sequence, size: int) -> Iterator[tuple[list[list[int]], int]]:

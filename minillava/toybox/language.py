@@ -213,7 +213,6 @@ RELATIONS: dict[str, Callable[[Object, Object], bool]] = {
     "above": lambda a, b: a.row < b.row,
     "below": lambda a, b: a.row > b.row,
 }
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def _relation(scene: Scene, rng: random.Random, templates: tuple[str, ...]) -> Question | None:

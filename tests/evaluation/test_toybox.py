@@ -1,12 +1,13 @@
 """The table of accuracies: its columns mean what they say, with models whose behavior is known."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import minillava
 from minillava.evaluation import evaluate
-from minillava.evaluation.toybox import ask, held_out
+from minillava.evaluation.toybox import ask, held_out, obedience, scores
 from minillava.images import open_image
 from minillava.reproduce import last_turn, objects_f1
 from minillava.toybox import language, records, store
@@ -65,6 +66,38 @@ def test_answers_are_compared_as_vqa_does(questions):
             return [f"The {a.upper()}." for a in super().answer_batch(images, questions)]
 
     assert evaluate(Loud(questions), questions).accuracy["sighted"]["scenes"] == 1
+
+
+def test_types_of_one_name_in_two_domains_have_a_row_each():
+    """A domain from outside may call its types what it likes."""
+    base = {"kind": "questions", "measure": "exact", "answer": "red", "type": "color"}
+    rows = [base | {"domain": "scenes"}, base | {"domain": "mine"}]
+    rows.append(rows[-1] | {"type": "gloss"})
+    table = scores(rows, ["red", "blue", "red"])
+    assert table["color (scenes)"] == [1] and table["color (mine)"] == [0] and table["gloss"] == [1]
+    assert table["scenes"] == [1] and table["mine"] == [0, 1] and table["all"] == [1, 0, 1]
+
+
+def test_a_sentence_where_a_word_was_asked_for_does_not_obey_the_format():
+    base = {"kind": "questions", "measure": "exact", "domain": "scenes", "type": "place"}
+    rows = [base | {"answer": "top-left"}, base | {"answer": "at the top"}, base | {"answer": "left"}]
+    assert obedience(rows, ["at the left", "It is at the top", "left."]) == pytest.approx(1 / 3)
+    assert obedience([row | {"kind": "reasoning"} for row in rows], ["", "", ""]) is None
+
+
+def test_goals_stand_beside_what_was_found_and_are_said_to_be_missed(questions):
+    report = evaluate(Knowing(questions), questions)
+    assert "goal" not in report.to_markdown()  # of "test" alone
+    shown = replace(report, split="test").to_markdown()
+    assert "| scenes | " in shown and "| ≥ 90.0 |" in shown and "missed" not in shown
+    assert "Of short answers, 100.0% obey the format: a word or phrase (goal: 99%)." in shown
+
+    class Silent:
+        def answer_batch(self, images, questions, **_):
+            return [""] * len(questions)
+
+    shown = replace(evaluate(Silent(), questions), split="test").to_markdown()
+    assert "| ≥ 90.0 missed |" in shown and "| ≤ 0.20 missed |" in shown
 
 
 def test_types_and_limit_choose_questions(questions):

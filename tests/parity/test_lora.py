@@ -328,6 +328,7 @@ def test_adapters_of_another_model_are_named_with_both_shapes(folder):
     [
         ({"peft_type": "IA3"}, "not plain LoRA .*'IA3'"),
         ({"use_dora": True}, "not plain LoRA .*use_dora"),
+        ({"init_lora_weights": "pissa"}, "not plain LoRA .*pissa"),
         ({"base_model_name_or_path": None}, "names no base model"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from minillava import lora
 from minillava.config import PRESETS
 from minillava.shapes import meta_model, stage_size
 
@@ -66,7 +67,17 @@ def test_tiny_is_counted_from_its_own_files():
     found = stage_size("tiny", "stage2-lora")
     model = meta_model("tiny")
     assert found.total - found.parameters["adapters"] == sum(p.numel() for p in model.parameters())
-    assert found.trainable["adapters"] > 0 and found.trainable["language_model"] == 0
+    assert found.trainable["language_model"] == 0
+    lora.adapt(model, PRESETS["tiny"].stages["stage2-lora"].lora)
+    assert found.trainable["adapters"] == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+
+
+def test_only_stage_2_groups_by_length_as_the_scripts_do():
+    """--group_by_modality_length stands in finetune.sh and finetune_lora.sh, not in pretrain.sh and
+    finetune_sqa.sh."""
+    stages = PRESETS["llava-1.5-7b"].stages
+    grouped = [name for name, stage in stages.items() if stage.group_by_modality_length]
+    assert grouped == ["stage2", "stage2-lora"]
 
 
 def test_steps_follow_the_records():
