@@ -74,14 +74,17 @@ def word_by_word(
 
 @styled
 def attention_by_word(
-    words: Sequence[str], shares: Mapping[str, Sequence[float]], title: str = "", even: float | None = None
+    words: Sequence[str],
+    shares: Mapping[str, Sequence[float]],
+    title: str = "",
+    even: Sequence[float] | float | None = None,
 ) -> Figure:
     """Where the attention of each word goes, as stacked bars; the picture's share is printed.
 
     Args:
         shares: block of the sequence ("image", "system", "question", ...) -> its share for each of the n
             words, the image's first; what is missing to 1 stays white.
-        even: share the picture would get if all positions were attended alike; a line.
+        even: share the picture would get if all positions that a row sees were attended alike; a line.
     """
     figure, ((axes,),) = subplots(max(4.2, 0.62 * len(words) + 2.2), 2.9)
     bottom = np.zeros(len(words))
@@ -98,16 +101,14 @@ def attention_by_word(
                 )  # fmt: skip
         bottom += values
     if even is not None:
-        axes.axhline(even, color=INK, linewidth=1, linestyle="--")
-        axes.annotate(
-            f"even: {even:.0%}", (1, even), xycoords=("axes fraction", "data"), xytext=(4, 0),
-            textcoords="offset points", va="center", color=INK, annotation_clip=False,
-        )  # fmt: skip
+        for place, share in zip(places, np.broadcast_to(even, len(words)), strict=True):
+            axes.plot([place - 0.45, place + 0.45], [share, share], color=INK, linewidth=1.4, linestyle="--")
+        axes.lines[0].set_label("the picture's, if all got alike")
     axes.set(ylim=(0, 1), title=title, ylabel="share of attention")
     axes.set_xticks(places, [word.strip() or repr(word) for word in words], rotation=40, ha="right")
     axes.set_yticks(np.linspace(0, 1, 5), [f"{x:.0%}" for x in np.linspace(0, 1, 5)])
     axes.tick_params(axis="x", labelcolor=INK)
-    figure.legend(loc="outside lower center", ncols=len(shares))
+    figure.legend(loc="outside lower center", ncols=min(4, len(shares) + (even is not None)), fontsize=8)
     return figure
 
 

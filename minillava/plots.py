@@ -260,7 +260,7 @@ def head_grid(
     """Scores of every head, [L, H], the best one framed.
 
     Args:
-        baseline: what it has to beat, such as another thing's score; marked on the color bar.
+        baseline: what it has to beat, such as another thing's score; marked on the color bar, and named.
         top: score of the brightest color; the scale starts at 0.
     """
     scores = np.asarray(scores, float)
@@ -283,9 +283,10 @@ def head_grid(
         (head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.5,
         clip_on=False, zorder=3,
     ))
-    mark = "" if baseline is None else f" (line: baseline, {baseline:.2f})"
+    seen = baseline is not None and baseline > 0.01 * top  # else the line would be the bar's own edge
+    mark = "" if baseline is None else f" ({'line: ' if seen else ''}baseline, {baseline:.2f})"
     bar = color_bar(axes, axes.images[0], label=label + mark)
-    if baseline is not None:
+    if seen:
         bar.ax.axhline(baseline, color=VERMILION, linewidth=2.5)
     return figure
 

@@ -91,9 +91,11 @@ def test_where_the_attention_of_each_word_goes_is_stacked():
     assert heights == pytest.approx(np.array(list(shares.values())))
     bottoms = np.array([bar.get_y() for bar in axes.patches]).reshape(3, 2)
     assert bottoms[1] == pytest.approx([0.4, 0.05]) and bottoms[2] == pytest.approx([0.7, 0.45])
-    assert [text.get_text() for text in axes.texts] == ["40%", "5%", "even: 25%"]
+    assert [text.get_text() for text in axes.texts] == ["40%", "5%"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "red"]
-    assert axes.lines[0].get_ydata() == [0.25, 0.25]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.25, 0.25]] * 2
+    each = plots.attention_by_word(["a", " red"], shares, even=[0.5, 0.25]).axes[0].lines
+    assert [list(line.get_ydata()) for line in each] == [[0.5, 0.5], [0.25, 0.25]]
     colors = [axes.patches[2 * i].get_facecolor() for i in range(3)]
     assert colors[0] == to_rgba(plots.KINDS["image"]) and len(set(colors)) == 3
 

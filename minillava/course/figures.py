@@ -178,11 +178,13 @@ def words_on_patches(
 def shares(table: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
     """Rows of one length each, divided by share: row -> {part: amount}, all amounts at least 0.
 
-    A part is named inside its bar where it fits, and otherwise in the legend.
+    A part is named inside its bar where it fits, and otherwise in the legend. Kinds of tokens have the colors
+    that they have in `token_strip`.
     """
     figure, ((axes,),) = subplots(6.6, 0.75 + 0.4 * len(table))
     parts = dict.fromkeys(part for amounts in table.values() for part in amounts)
     colors = dict(zip(parts, cycle(PARTS), strict=False))
+    colors |= {kind: look["facecolor"] for kind, look in KINDS.items() if kind in parts}
     cramped = {}
     for row, amounts in enumerate(table.values()):
         left, whole = 0.0, sum(amounts.values())
@@ -219,15 +221,13 @@ def memory_bars(table: Mapping[str, Mapping[str, float]], rooms: Sequence[float]
         wide = np.array([amounts.get(part, 0.0) for amounts in table.values()])
         axes.barh(range(len(table)), wide, left=left, height=0.7, color=color, edgecolor="white", label=part)
         left += wide
-    for row, whole in enumerate(left):
-        axes.text(
-            whole + 0.012 * left.max(), row, f"{whole:.0f} GB", va="center", fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )  # fmt: skip
+    widest = max(*left, *rooms)
+    for row, whole in enumerate(left):  # in a column, where no device's line runs through them
+        axes.text(1.12 * widest, row, f"{whole:.0f} GB", va="center", ha="right", fontweight="bold")
     for room in rooms:
         axes.axvline(room, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.text(room, -0.62, f"{room:.0f} GB", ha="center", va="bottom", fontsize=8)
-    axes.set(xlim=(0, 1.14 * max(*left, *rooms)), yticks=range(len(table)), yticklabels=list(table))
+    axes.set(xlim=(0, 1.14 * widest), yticks=range(len(table)), yticklabels=list(table))
     axes.set_title(title, pad=18)
     axes.set_xticks([])
     axes.tick_params(axis="y", labelcolor=INK)

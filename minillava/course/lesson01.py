@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from minillava.course.exercises import Exercise, is_number
 from minillava.toybox.domain import DESCRIBE
 
@@ -16,6 +18,7 @@ def _normalized(answer: Any) -> str | None:
         ((24, 12, 48, 90), 96, [0.25, 0.125, 0.5, 0.938]), ((5, 10, 20, 25), 50, [0.1, 0.2, 0.4, 0.5])
     ):  # fmt: skip
         found = answer(box, edge)
+        found = found.tolist() if isinstance(found, np.ndarray) else found
         if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
             return f"for the box {box} it returns {found!r}; a list of four numbers is wanted."
         found = [float(value) for value in found]
@@ -80,7 +83,9 @@ def _majority(answer: Any) -> str | None:
     if not is_number(found):
         return f"it returns a {type(found).__name__}; a number between 0 and 1 is wanted."
     if abs(found - wanted) < 1e-6:
-        return None
+        if abs(answer(["red", "blue", "blue"]) - 2 / 3) < 1e-6:
+            return None
+        return "it is right where \"no\" is commonest; of red, blue and blue the guesser gets two thirds."
     if found == 5:
         return "5 is how often the commonest answer occurs; divide it by the number of answers."
     if abs(found - 1 / 3) < 1e-6:

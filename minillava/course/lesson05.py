@@ -32,6 +32,8 @@ def _bits(answer: Any) -> str | None:
         return f"it returns a {type(found).__name__}; a number is wanted."
     if abs(found - wanted) < 1e-3:
         return None
+    if abs(found - wanted) < 0.06:
+        return f"{float(found):g} is rounded; return it as it comes, {wanted:.4f}."
     known = {
         "those are nats; a bit is ln 2 of them.": 7.0,
         "those are the bits of one token; a caption has several.": 0.7 / math.log(2),
@@ -123,8 +125,9 @@ def _others(answer: Any) -> str | None:
 EXERCISES = {
     "bits": Exercise(
         statement=(
-            "Write `bits(without, sighted, tokens)`: a model's mean loss without and with the picture, in "
-            "nats a token, and a caption's learned tokens → how many bits the picture is worth to a caption."
+            "Write `bits(without, sighted, tokens)`: the mean loss, in nats a token, of a guesser who knows "
+            "how captions go and never looks, that of a model that looks, and a caption's learned tokens → "
+            "how many bits the picture is worth to a caption."
         ),
         hint="How many nats are saved in a whole caption? A bit is ln 2 nats: math.log(2).",
         solution=bits,

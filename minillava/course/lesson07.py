@@ -32,6 +32,8 @@ def _predicting(answer: Any) -> str | None:
     where = "for a prompt of 10 tokens and an answer of 3"
     if tuple(found) in known:
         wrong = known[tuple(found)]
+        if wrong is None and list(answer(4, 2)) != [3, 4]:
+            return f"right for one prompt; for one of 4 tokens and an answer of 2 it returns {answer(4, 2)}."
         return wrong and f"{where}: {wrong}"
     return f"{where} it returns {found}; the answer's tokens stand at 10, 11 and 12."
 
@@ -46,7 +48,7 @@ def _points(answer: Any) -> str | None:
     elsewhere = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1]], bool)
     hit, miss = answer(heat, inside), answer(heat, elsewhere)
     for found in (hit, miss):
-        if not isinstance(found, (bool, np.bool_)) and not (is_number(found) and float(found) in (0, 1)):
+        if np.shape(found) or float(found) not in (0, 1):
             return f"it returns {found!r}; True or False is wanted: is the strongest patch inside?"
     if (bool(hit), bool(miss)) == (True, False):
         flat = np.zeros((3, 3))
@@ -116,8 +118,9 @@ EXERCISES = {
     ),
     "honest": Exercise(
         statement=(
-            "Write `honest(scores)`: an array `[examples, heads]` → the mean score of the best head, where "
-            "examples 0, 2, 4 … are scored by the head that is best on 1, 3, 5 …, and the other way round."
+            "Write `honest(scores)`: an array `[examples, heads]`, of an even number of examples → the mean "
+            "score of the best head, where examples 0, 2, 4 … are scored by the head that is best on 1, 3, 5 "
+            "…, and the other way round."
         ),
         hint="scores[0::2].mean(0) is every head's mean on one half; its argmax is that half's choice.",
         solution=honest,

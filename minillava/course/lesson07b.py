@@ -17,7 +17,8 @@ def to_picture(row, column, width, height, grid):
 
 def _to_picture(answer: Any) -> str | None:
     for size, at, grid, kind in (
-        ((40, 20), (1, 3), 4, "wide"), ((20, 40), (3, 1), 4, "high"), ((45, 20), (2, 1), 6, "wide")
+        ((40, 20), (1, 3), 4, "wide"), ((20, 40), (3, 1), 4, "high"), ((45, 20), (2, 1), 6, "wide"),
+        ((40, 20), (0, 0), 4, "wide"),
     ):  # fmt: skip
         (width, height), (row, column) = size, at
         margin = abs(width - height)
@@ -39,6 +40,8 @@ def _to_picture(answer: Any) -> str | None:
             return f"{where}: x and y have changed places; a row goes with y."
         if found[2:] == [step, step]:
             return f"{where}: the last two are to be x2 and y2, not width and height."
+        if min(found) >= 0 > min(wanted):
+            return f"{where} it returns {found}: do not clip; what lies outside, {wanted} here, is padding."
         if margin % 2:
             return (
                 f"{where} of {grid} x {grid} it returns {found}; wanted is {wanted}. A patch need not be "
@@ -61,7 +64,10 @@ def _blank(answer: Any) -> str | None:
         return "it overwrites the features that it was given; the next question wants them as they were."
     wrong = same_tensor(found, wanted)
     if wrong is None:
-        return None
+        gone = torch.tensor([True, False, True])
+        if same_tensor(answer(features, gone, mean), blank(features, gone, mean)) is None:
+            return None
+        return "one patch that is gone is replaced, but not each of two."
     known = {
         "zeros, which no patch of a picture is; the mean was given": features * ~gone[:, None],
         "the mean where a patch is kept, and the patch where it is gone": blank(features, ~gone, mean),
@@ -111,11 +117,11 @@ def _cut(answer: Any) -> str | None:
 EXERCISES = {
     "pixels": Exercise(
         statement=(
-            "A picture is padded to a square, half of the margin (rounded down) before it, and cut into "
+            "A picture is padded to a square, half of the padding (rounded down) before it, and cut into "
             "`grid` × `grid` patches. Write `to_picture(row, column, width, height, grid)`: the pixels `(x1, "
-            "y1, x2, y2)` of the *original* picture that a patch shows; what lies outside it is padding."
+            "y1, x2, y2)` of the *original* picture where a patch lies, beyond its edges too; clip nothing."
         ),
-        hint="The square's edge is max(width, height), a patch's is that by grid. Then subtract the margin.",
+        hint="The square's edge is max(width, height), a patch's is that by grid. Then take the padding off.",
         solution=to_picture,
         mistake=_to_picture,
         shows="In LLaVA-1.5 a 4:3 photograph leaves a quarter of the 576 patches to padding.",

@@ -87,7 +87,7 @@ beside(draw(scene), "\n".join([*captions, "", *instances]), [thing.box for thing
 
 # %% [markdown]
 # Left, what our model will see; right, what GPT-4 would have read. From the text alone you could ask "Which is
-# larger?" and be sure of the answer: so 58,000 conversations, 23,000 descriptions and 77,000 chains of reasoning
+# further left?" and be sure of the answer: so 58,000 conversations, 23,000 descriptions and 77,000 chains of reasoning
 # came about. What the right side does not hold, the tilt of a shape for one, no instruction asks for.
 #
 # The numbers in brackets are boxes between 0 and 1. Make them yourself:
@@ -255,8 +255,9 @@ check("01.adversarial", tempting)
 
 # %% [markdown]
 # ## Held out, four ways
-# A hash of *what a picture shows* decides whether it may be trained on; the others make up the first held-out split,
-# `test`, whose pictures are of the training's kind. Three more each change one thing:
+# A hash of *what a picture shows* decides what it is for: eight tenths may be trained on, one tenth is `val`, at which
+# the lessons look, and one tenth `test`, which is asked at the end. Both are of the training's kind. Three more splits
+# each change one thing:
 # `compositional` shows pairs of color and shape that no training picture has, `more` one object more, and
 # `paraphrase` asks in words that were never trained on.
 #

@@ -136,6 +136,7 @@ token_strip(strip)
 # %% [markdown]
 # Gray is given, purple is the picture's 64 positions (576 in LLaVA-1.5), green and underlined is learned: each
 # answer with the space before it, and its `</s>`. That last one matters: it is how the model learns to *stop*.
+# (An empty box is the `▁` with which this tokenizer begins a text, as it does anew after a special token.)
 # The strip is the first thing to look at when a training looks odd; `minillava inspect` prints it for any
 # record of any file.
 #
@@ -194,8 +195,7 @@ assert not [text for text, kind in strip if kind == "prompt" and text != "<s>"]
 token_strip(strip)
 
 # %% [markdown]
-# A newline, and no `</s>` (`preprocess_plain`). (The empty token before *A* is the `▁` with which this tokenizer
-# begins a text.) With nothing but the picture before it, *what* the caption says can only come from the picture: that
+# A newline, and no `</s>` (`preprocess_plain`). With nothing but the picture before it, *what* the caption says can only come from the picture: that
 # is the design of stage 1. (How captions *go* can be learned from any picture; lesson 05 tells the two apart.) What a
 # stage-1 model has *not* learned is to stop, or to answer.
 #
@@ -277,8 +277,8 @@ print("the Trainer hides it:", TrainingArguments.__dataclass_fields__["logging_n
 # %% [markdown]
 # It is 0 / 0, *not a number*. The Trainer that LLaVA uses filters such losses from its log by default and
 # shows the average of those that are left: with none left, **0.0**. So a training that learns nothing looks
-# like one that is perfect. (Without the filter, and with other samples in the batch, it is worse to notice: the
-# loss is normal, and a share of the data is silently gone.)
+# like one that is perfect. (With other samples in the batch it is harder to notice still: the loss is normal,
+# filter or not, and a share of the data is silently gone.)
 #
 # ## Cause it again: no room for the answer
 # The second way needs no tokenizer. A picture takes its positions *before* the answer, and `max_length` cuts
@@ -361,12 +361,13 @@ right, wrong = pull(batch["labels"]), pull(unmasked)
 same = F.cosine_similarity(right, wrong, dim=0)
 model.zero_grad()
 print("the two losses pull the projector the same way:", bool(same > 0.9))
+print("the unmasked one pulls a hundred times as hard:", bool(wrong.norm() > 100 * right.norm()))
 
 # %% [markdown]
-# A few green tokens among dozens of gray ones, and the gray ones are mostly the same system prompt every time:
-# the loss falls quickly, looks healthy, and is about the wrong thing. Its pull on the projector points
-# elsewhere. This is one batch and one moment; what it costs after a whole training is a matter for an
-# ablation. With a picture in front, the words that depend on it are the answer's.
+# A thin slice of answer, and the rest is mostly the same system prompt every time: a loss about the wrong thing.
+# tiny-LLaVA answers this question without fail, so the right loss has nothing left to ask of it; the wrong one pulls
+# hard, and elsewhere, to make it recite its prompt. This is one batch, and one moment of a model that has finished
+# learning; what it costs after a whole training is a matter for an ablation.
 #
 # ## The prompt you generate from
 # **Predict first:** to answer, the prompt has to end exactly where the answer begins. With `ASSISTANT:`, or

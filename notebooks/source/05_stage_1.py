@@ -2,7 +2,7 @@
 # # 05 · Stage 1: learning to be read
 #
 # **After this notebook you can**
-# - train LLaVA's first stage in ten lines, and prove that they are the package's, weight by weight,
+# - train LLaVA's first stage in a few lines, and prove that they are the package's, weight by weight,
 # - say how much of a caption can be known without looking, and so what its loss is worth,
 # - tell a model that looks from one that has only learned how captions go, by showing it the wrong picture.
 #
@@ -321,7 +321,7 @@ from minillava.plots import answered_pictures
 
 right = [made["conversations"][1]["value"] for made in held_out[:24]]
 shown = range(4)
-notes = ["before: " + (before[i][:40] or "(nothing)") for i in shown]
+notes = ["before: " + (before[i].rstrip(".")[:40] or "(nothing)") for i in shown]
 answered_pictures([pictures[i] for i in shown], notes, [after[i] for i in shown], [right[i] for i in shown])
 
 # %%
@@ -347,7 +347,8 @@ print("more words are right after 48 steps than before")
 
 # %% [markdown]
 # After half a minute it writes captions. Not half of them are right as a whole; count by word, and every row is
-# beyond a guess, color the least. How quickly it goes is the language model's merit, too: before tiny-Vicuna had read
+# beyond a guess, color the least. (Lesson 02 found color the easiest to read off a patch. Easy to read is not soon
+# translated; why it comes last here, we do not know.) How quickly it goes is the language model's merit, too: before tiny-Vicuna had read
 # *maps*, pictures laid out as words in a grid (`minillava/pretrain/maps.py`), the same steps brought 17 places, 16
 # sizes, 8 colors and 4 shapes. The more it knows of pictures by hearsay, the less is left to learn. LLaVA-1.5 takes
 # 2,181 steps of 256, and even then stage 1 is only a start: on LLaVA-Bench, a model without instruction tuning gets
@@ -373,7 +374,7 @@ print("is there a gap, of a third of the right one at least?", gap > (anothers[-
 
 # %% [markdown]
 # A good part of the way, and no error anywhere: how captions go can be learned from any picture. This happens to real
-# data sets, when a list is sorted and the other is not. The curve looks healthy, and the gap is what tells. It is
+# data sets, when one of two lists has been sorted. The curve looks healthy, and the gap is what tells. It is
 # one extra evaluation; never report a caption's loss without it.
 #
 # ## Takeaways

@@ -331,7 +331,7 @@ print("on", gpu or "the processor: there is no GPU here")
 if peak:
     mfu = work / result.seconds / peak
     print(f"MFU {mfu:.1%}", file=sys.stderr)  # yours, now; the notebook does not keep it
-    print("MFU nearer to", "50 %" if mfu > (0.05 * 0.5) ** 0.5 else "5 %")
+    print("MFU nearer to", "50 %" if mfu > (0.05 + 0.5) / 2 else "5 %")
 
 # %%
 assert result.steps == 10 and all(torch.isfinite(p).all() for p in model.parameters())
@@ -364,7 +364,7 @@ else:
 
 # %% [markdown]
 # ## Break it: a plan that cannot work
-# Three ways to lose a morning. **Predict first:** which of the three does one notice only on the machine?
+# Three ways to lose a morning. **Predict first:** which of the three can be told before anything is rented?
 
 # %%
 for name, options in {

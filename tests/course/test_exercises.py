@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from minillava import course
 from minillava.course import exercises as machinery
 from minillava.course.exercises import find, source, verdict
+from minillava.course.lesson05 import bits
 from minillava.toybox.language import SHORT_ANSWER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +180,10 @@ def cosine(part):
 
 
 MISTAKES = [
+    ("01.majority", lambda answers: answers.count("no") / len(answers), "red, blue and blue"),
+    ("04.room", lambda limit, n, words: max(0, limit - (576 if n else 0) - words), "each of two"),
+    ("04.loss", lambda logits, labels: F.cross_entropy(logits[-4:-1], labels[-3:]), "one answer at the end"),
+    ("05.bits", lambda *given: round(bits(*given), 1), "is rounded"),
     ("01.box", lambda box, edge: [v / edge for v in box], "not rounded"),
     ("01.box", lambda box, edge: list(box), "beyond 1"),
     ("01.box", lambda box, edge: [0.25, 0.125, 0.25, 0.812], "width and height"),
@@ -338,6 +343,8 @@ RIGHT = [
     ("05.others", lambda number: np.roll(np.arange(number), 1)),
     ("05.others", lambda number: list(np.roll(np.arange(number), 1))),
     ("07.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())].item()),
+    ("07.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())]),
+    ("01.box", lambda box, edge: np.round(np.array(box) / edge, 3)),
 ]  # fmt: skip
 
 
