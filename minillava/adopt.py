@@ -1,9 +1,10 @@
 """A LLaVA of transformers, seen as a MiniLlava: the same weights, by other names, without a copy."""
 
 import torch
-from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
+from minillava.bases import greedy
 from minillava.model import MiniLlava
 
 
@@ -33,10 +34,6 @@ def adopt(
     adopted.multi_modal_projector = model.model.multi_modal_projector
     adopted.language_model.model = model.model.language_model
     adopted.language_model.lm_head = model.lm_head
-    adopted.language_model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    adopted.language_model.generation_config = greedy(tokenizer)
     adopted.tokenizer = tokenizer
     return adopted.train(model.training)

@@ -269,9 +269,15 @@ def attach(model: MiniLlava, tokenizer: PreTrainedTokenizerBase) -> MiniLlava:
     model.image_processor = LlavaImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=True
     )
-    model.language_model.generation_config = GenerationConfig(
+    model.language_model.generation_config = greedy(tokenizer)
+    return model.eval()
+
+
+def greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation that always takes the likeliest token, and knows the tokenizer's ends; whatever sampling the
+    language model's own folder asks for is left behind."""
+    return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model.eval()

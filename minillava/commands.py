@@ -40,7 +40,11 @@ def _load(args: Arguments):
     return checkpoints.load(args.model, base=args.base).to(usable())
 
 
-def _write_json(file: Path | None, content: dict) -> None:
+LEFT_OUT = "MINILLAVA_LEFT_OUT"
+"""The environment variable that names a file of record numbers."""
+
+
+def _write_json(file: Path | None, content: dict | list) -> None:
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=2) + "\n")
@@ -87,25 +91,28 @@ def train(args: Arguments) -> None:
     model = _starting_model(preset, stage, args)
     records = _audited(_records(preset, stage, args), model, stage, args)
     validation, probes = _watched(stage, args)
-    result = train_stage(
-        model,
-        stage,
-        records,
-        args.run_dir,
-        validation=validation,
-        probes=probes,
-        image_root=args.image_root,
-        device_batch=args.device_batch,
-        num_workers=args.workers,
-        skip_broken=args.skip_broken,
-        max_steps=args.max_steps,
-        save_every=args.save_every,
-        seed=args.seed,
-        weighing=args.weighing or stage.weighing,
-        activation_checkpointing=args.activation_checkpointing,
-        compiled=args.compile,
-        trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
-    )
+    try:
+        result = train_stage(
+            model,
+            stage,
+            records,
+            args.run_dir,
+            validation=validation,
+            probes=probes,
+            image_root=args.image_root,
+            device_batch=args.device_batch,
+            num_workers=args.workers,
+            skip_broken=args.skip_broken,
+            max_steps=args.max_steps,
+            save_every=args.save_every,
+            seed=args.seed,
+            weighing=args.weighing or stage.weighing,
+            activation_checkpointing=args.activation_checkpointing,
+            compiled=args.compile,
+            trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
+        )
+    finally:
+        os.environ.pop(LEFT_OUT, None)
     _, losses = result.curve["train"]
     fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     _say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
@@ -190,10 +197,15 @@ def _watched(stage: StageConfig, args: Arguments) -> tuple:
 
 
 def _audited(records, model, stage: StageConfig, args: Arguments):
-    """The records, looked at before training: by the first process, or by all that have to skip some."""
+    """The records, looked at before training: by the first process, or by all that have to skip some. Those
+    that Lightning starts once the first one is through find in their environment what it left out."""
     if args.no_audit or not (_is_first() or args.skip_broken):
         return records
     from minillava.data import audit
+    from minillava.records import less
+
+    if LEFT_OUT in os.environ and not _is_first():
+        return less(records, json.loads(Path(os.environ[LEFT_OUT]).read_text()))
 
     report = audit(
         records,
@@ -213,6 +225,10 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
     if broken == report.records:
         raise ValueError(f"None of {report.records} records can be trained on; see above.")
     if not broken or args.skip_broken:
+        if _is_first() and args.skip_broken:
+            file = args.run_dir / stage.name / "left-out.json"
+            _write_json(file, sorted({problem.index for problem in report.problems}))
+            os.environ[LEFT_OUT] = str(file)
         return report.without_problems(records)
     raise ValueError(
         f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "

@@ -169,7 +169,7 @@ class Grounding:
         scores = self.scores()
         if only is not None:
             scores = {name: values[only] for name, values in scores.items()}
-        return {name: _mean(values) for name, values in scores.items()}
+        return {name: mean_known(values) for name, values in scores.items()}
 
 
 def measure(
@@ -220,6 +220,7 @@ def _center_map(grid: int) -> np.ndarray:
     return np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * (grid / 4) ** 2))
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_known(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN if nothing is known."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

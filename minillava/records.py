@@ -9,7 +9,7 @@ record that cannot be trained on, and leaving them out is the caller's choice
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,6 +112,13 @@ def picture_source(picture: Any, image_root: str | Path | None) -> Any:
     if not isinstance(picture, (str, Path, bytes, Image.Image)):
         raise ValueError(f"A picture is a path, bytes or an opened image, not {picture!r:.60}.")
     return Path(image_root or "", picture) if isinstance(picture, (str, Path)) else picture
+
+
+def less(records: Records, bad: Collection[int]) -> Records:
+    """`records` without those of some numbers."""
+    bad = set(bad)
+    good = [index for index in range(len(records)) if index not in bad]
+    return records.select(good) if isinstance(records, datasets.Dataset) else [records[i] for i in good]
 
 
 def first_question(record: Record, image_root: str | Path | None) -> tuple[Any, str]:
@@ -250,11 +257,7 @@ class AuditReport:
         """The explicit choice to skip: the very `records` audited, less those with a problem."""
         if len(records) != self.records:
             raise ValueError(f"This report is about {self.records} records, but {len(records)} were given.")
-        bad = {problem.index for problem in self.problems}
-        good = [index for index in range(len(records)) if index not in bad]
-        if isinstance(records, datasets.Dataset):
-            return records.select(good)
-        return [records[index] for index in good]
+        return less(records, {problem.index for problem in self.problems})
 
     def __str__(self) -> str:
         lines = [

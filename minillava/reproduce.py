@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from minillava.config import IGNORE_INDEX, PRESETS, Preset
 from minillava.data import Collator, InstructionDataset
 from minillava.device import usable
 from minillava.evaluation import Report, evaluate
+from minillava.evaluation.metrics import multiset_f1
+from minillava.evaluation.scoring import phrases
 from minillava.evaluation.toybox import BASELINES, ask, held_out
 from minillava.grounding import measure
 from minillava.images import open_image
@@ -181,9 +182,7 @@ def text_loss(model, conversations: int, batch_size: int = 16) -> float:
 
 def objects_f1(caption: str, scene: Scene) -> float:
     """F1 of a dense caption's object phrases against the scene's, as multisets."""
-    said = Counter(part.strip().lower() for part in caption.split("\n")[0].rstrip(".").split(","))
-    there = Counter(phrase(thing) for thing in scene.objects)
-    return 2 * (said & there).total() / (said.total() + there.total())
+    return multiset_f1(phrases(caption), map(phrase, scene.objects))
 
 
 def pointing_head(model, rows: list[dict]) -> tuple[list[tuple[dict, AnswerMaps]], int, int]:

@@ -1,6 +1,7 @@
 """What each command does, through `main`, on a tiny random model."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -319,6 +320,37 @@ def test_of_several_processes_the_first_audits_and_prints(
     assert main(argv) == (0 if skip else 2)
     assert "nowhere.png" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "stage1" / "audit.json").read_text())["records"] == 32
+
+
+def test_processes_started_after_the_audit_read_what_it_left_out(
+    model_folder, records, tmp_path, monkeypatch
+):
+    """As Lightning starts them: from within the first one's training, with its environment."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from minillava import data, training
+
+    audited, trained = [], []
+    audit = data.audit
+    monkeypatch.setattr(data, "audit", lambda *a, **k: audited.append(1) or audit(*a, **k))
+    rows = json.loads(records.read_text())
+    rows[5]["image"] = "nowhere.png"
+    records.write_text(json.dumps(rows))
+    argv = ["train", "stage1", "--data", str(records), "--from", model_folder, "--skip-broken"]
+    argv += ["--run-dir", str(tmp_path / "run")]
+
+    def train_stage(model, stage, rows, run_dir, **options):
+        trained.append([row["id"] for row in rows])
+        if len(trained) == 1:
+            monkeypatch.setattr(rank_zero_only, "rank", 1)
+            assert main(argv) == 0
+            monkeypatch.setattr(rank_zero_only, "rank", 0)
+        return training.StageResult(tmp_path, 1, {"train": ([], [])}, 0.0, 0, [], 0)
+
+    monkeypatch.setattr(training, "train_stage", train_stage)
+    assert main(argv) == 0
+    assert len(audited) == 1 and trained[0] == trained[1] and len(trained[0]) == 31
+    assert commands.LEFT_OUT not in os.environ
 
 
 def test_stage_2_asks_for_stage_1(tmp_path, capsys):

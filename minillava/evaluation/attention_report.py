@@ -10,7 +10,7 @@ import numpy as np
 from minillava.evaluation import damage
 from minillava.evaluation.damage import PATCHES, QUESTION, RANDOM, TARGET, Cost
 from minillava.evaluation.metrics import bootstrap_interval
-from minillava.grounding import MEASURES
+from minillava.grounding import MEASURES, mean_known
 
 GOALS = {
     ("referring word", "pointing"): 0.90,
@@ -67,7 +67,7 @@ class Line:
         found = {"row": self.row, "measure": self.measure, "pictures": len(self.scores)}
         if self.scores.size:
             found["interval95"] = bootstrap_interval(self.scores.tolist())
-        return found | {name: _known(_mean(values)) for name, values in means.items()}
+        return found | {name: _known(mean_known(values)) for name, values in means.items()}
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class AttentionReport:
         for line in self.models["model"]:
             goal = GOALS.get((line.row, line.measure))
             if goal:
-                value = _mean(line.scores)
+                value = mean_known(line.scores)
                 found.append((f"{line.row}: {line.measure}", value, f"≥ {goal:g}", value >= goal))
             if (line.row, line.measure) == ("referring word", "pointing"):
-                ratio = _mean(line.scores) / _mean(line.baselines["untrained"])
+                ratio = mean_known(line.scores) / mean_known(line.baselines["untrained"])
                 found.append(("the same, by untrained", ratio, "≥ 2.5", ratio >= 2.5))
         for cost in self.costs:
             if cost.rows == PATCHES or (cost.rows, cost.layers) == (QUESTION, "all"):
@@ -114,10 +114,10 @@ class AttentionReport:
         for name in self.models:
             for line in self.models[name]:
                 if name != "model" and line.measure in (*MEASURES, "specificity"):
-                    chance = _mean(line.baselines["any head, other"])
+                    chance = mean_known(line.baselines["any head, other"])
                     if line.measure == "specificity":
                         chance = 0.25  # noise: see `grounding.specificity`
-                    gap = abs(_mean(line.baselines["any head"]) - chance)
+                    gap = abs(mean_known(line.baselines["any head"]) - chance)
                     what = f"{name}, {line.row}: {line.measure} of any head off its baseline"
                     found.append((what, gap, "≤ 0.1", gap <= 0.1))
         return found
@@ -128,7 +128,7 @@ class AttentionReport:
             "goals": [dict(zip(("what", "value", "goal", "met"), row, strict=True)) for row in self.goals()],
             "models": {name: [line.to_dict() for line in lines] for name, lines in self.models.items()},
             "seeds": {
-                seed: {f"{line.row}: {line.measure}": _known(_mean(line.scores)) for line in lines}
+                seed: {f"{line.row}: {line.measure}": _known(mean_known(line.scores)) for line in lines}
                 for seed, lines in self.seeds.items()
             },
             "heads": self.heads,
@@ -188,17 +188,12 @@ class AttentionReport:
         return files
 
 
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
-
-
 def _known(number: float) -> float | None:
     return None if np.isnan(number) else number
 
 
 def _number(values: np.ndarray) -> str:
-    mean = _mean(values)
+    mean = mean_known(values)
     return "" if np.isnan(mean) else f"{mean:.2f}"
 
 
