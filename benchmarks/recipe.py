@@ -14,9 +14,7 @@ from pathlib import Path
 from minillava import checkpoints
 from minillava.config import PRESETS
 from minillava.evaluation import Report, evaluate
-from minillava.evaluation.metrics import bootstrap_interval
-from minillava.evaluation.scoring import ERROR, F1, PRECISION
-from minillava.evaluation.toybox import held_out, scores
+from minillava.evaluation.seeds import to_markdown
 from minillava.reproduce import reproduce
 from minillava.toybox import store
 from minillava.training import train_stage
@@ -48,55 +46,18 @@ def shuffled(folder: Path) -> Report:
     return evaluate(model, "test")
 
 
-def over_seeds(runs: list[Report]) -> dict[str, list[float]]:
-    """Scores by row of the table: of each question the mean over seeds.
-
-    POPE's precision and F1 are of those questions to which a seed said yes: there, all seeds' as one list.
-    """
-    rows = list(held_out())
-    tables = [scores(rows, run.predictions["sighted"]) for run in runs]
-    joined = {}
-    for title in dict.fromkeys(title for table in tables for title in table):
-        lists = [table[title] for table in tables if title in table]
-        if title.endswith((PRECISION, F1)):
-            joined[title] = sum(lists, [])
-        else:
-            joined[title] = [sum(values) / len(values) for values in zip(*lists, strict=True)]
-    return joined
-
-
-def table(runs: list[Report], others: dict[str, Report]) -> str:
-    names = ["type", "mean", "95 %", "each seed", "blind", "shuffled", "majority", "oracle", *others]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for name, values in over_seeds(runs).items():
-        scale, digits = (1, 2) if name.endswith(ERROR) else (100, 1)
-
-        def shown(value: float | None, scale=scale, digits=digits) -> str:
-            return "" if value is None else f"{scale * value:.{digits}f}"
-
-        low, high = bootstrap_interval(values, seed=0)
-        each = ", ".join(shown(run.accuracy["sighted"].get(name)) for run in runs)
-        cells = [shown(sum(values) / len(values)), f"{shown(low)}-{shown(high)}", each]
-        for column in ("blind", "shuffled", "majority", "oracle"):
-            known = [run.accuracy[column][name] for run in runs if name in run.accuracy[column]]
-            cells.append(shown(sum(known) / len(known)) if known else "")
-        cells += [shown(report.accuracy["sighted"].get(name)) for report in others.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--folder", type=Path, default=Path("runs/recipe"))
     args = parser.parse_args()
-    runs = [reproduce(args.folder / f"seed-{seed}", seed=seed) for seed in range(args.seeds)]
+    made = [reproduce(args.folder / f"seed-{seed}", seed=seed) for seed in range(args.seeds)]
     others = {
         "without stage 1": without_stage1(args.folder / "without-stage1"),
         "with others' pictures": shuffled(args.folder / "shuffled"),
     }
-    print(table(runs, others))
-    for seed, run in enumerate(runs):
+    print(to_markdown([run.report for run in made], others))
+    for seed, run in enumerate(made):
         f1 = ", ".join(f"{when} {value:.2f}" for when, value in run.caption_f1.items())
         text = ", ".join(f"{when} {value:.3f}" for when, value in run.text_loss.items())
         print(f"seed {seed}: caption F1 {f1}; loss on text {text} nats; {run.seconds / 60:.1f} minutes")

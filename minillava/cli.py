@@ -204,10 +204,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command(
         "evaluate", commands.evaluate, "held-out accuracy by question type, beside its baselines",
-        example="minillava evaluate --split compositional --json accuracy.json",
-        leaves="a table on the screen; with --json the same numbers for programs.",
+        example="minillava evaluate --split compositional --json accuracy.json\n"
+        "  minillava evaluate --model runs/seed-0 runs/seed-1 runs/seed-2",
+        leaves="a table on the screen: of one model with its baselines, of several their mean with an "
+        "interval and each one's own; with --json the same numbers for programs.",
     )  # fmt: skip
-    _model(p)
+    _model(p, several=True)
     p.add_argument("--split", default="test", help="test, paraphrase, compositional, more or val")
     p.add_argument("--baselines", nargs="*", metavar="NAME", help="blind shuffled majority (default), oracle")
     p.add_argument("--types", nargs="+", metavar="TYPE", help="only these types of question")
@@ -341,10 +343,11 @@ def _seed_and_threads(parser: argparse.ArgumentParser, seed: bool = True) -> Non
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
 
 
-def _model(parser: argparse.ArgumentParser) -> None:
+def _model(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument(
         "--model",
-        default="tiny",
+        **({"nargs": "+", "dest": "models", "default": ["tiny"]} if several else {"default": "tiny"}),
+        metavar="MODEL",
         help="a preset's name, a folder (llava-hf's, a run's, LoRA's), a projector, a hub id; default: tiny",
     )
     parser.add_argument("--base", metavar="FOLDER", help="the model to put adapters or a projector in")

@@ -270,16 +270,20 @@ def plan(args: Arguments) -> None:
 
 
 def evaluate(args: Arguments) -> None:
-    model = _load(args)
     _threads(args)
     from minillava.evaluation import evaluate as run
+    from minillava.evaluation import seeds
     from minillava.evaluation.toybox import BASELINES
 
     baselines = BASELINES if args.baselines is None else args.baselines
     options = {"types": args.types, "baselines": baselines, "limit": args.limit}
-    report = run(model, args.split, **options, processes=args.processes)
-    print(report.to_markdown())
-    _write_json(args.json, report.to_dict())
+    reports = []
+    for model in args.models:
+        loaded = _load(Arguments(model=model, base=args.base))
+        reports.append(run(loaded, args.split, **options, processes=args.processes))
+    print(reports[0].to_markdown() if len(reports) == 1 else seeds.to_markdown(reports))
+    found = [report.to_dict() for report in reports]
+    _write_json(args.json, found[0] if len(found) == 1 else found)
 
 
 def ask(args: Arguments) -> None:

@@ -113,6 +113,21 @@ def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, caps
     assert f"{100 * found['accuracy']['majority']['all']:.1f}" in capsys.readouterr().out
 
 
+def test_evaluate_shows_several_seeds_side_by_side(model_folder, tmp_path, capsys, monkeypatch):
+    from minillava.toybox import store
+
+    draw = store.evaluation
+    monkeypatch.setattr(store, "evaluation", lambda split, pictures, *which: draw(split, 1, *which))
+    file = tmp_path / "accuracy.json"
+    argv = ["evaluate", "--split", "val", "--limit", "3", "--baselines", "majority", "--json", str(file)]
+    assert main([*argv, "--model", model_folder, model_folder]) == 0
+    one, two = json.loads(file.read_text())
+    assert one == two
+    value = f"{100 * one['accuracy']['sighted']['all']:.1f}"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| all |")]
+    assert f"| {value}, {value} |" in line and line.startswith(f"| all | {value} |")
+
+
 def test_inspect_colors_what_is_supervised(model_folder, records, capsys):
     assert main(["inspect", "--model", model_folder, "--data", str(records), "--index", "3"]) == 0
     out = capsys.readouterr().out

@@ -74,7 +74,8 @@ class Report:
     their own ("scenes, reasoning"). Types of one name in several places say where they are from ("color
     (signs)").
 
-    `predictions[column][i]` is the model's answer to question `ids[i]`. `brief` is the share of its replies
+    `predictions[column][i]` is the model's answer to question `ids[i]`; `scores[column][row]` are the single
+    scores of which `accuracy` is the mean. `brief` is the share of its replies
     that are no more than a word or phrase where that was asked for; None where it never was.
     """
 
@@ -84,6 +85,7 @@ class Report:
     counts: dict[str, int]
     ids: list[str]
     predictions: dict[str, list[str]] = field(repr=False)
+    scores: dict[str, dict[str, list[float]]] = field(repr=False)
     brief: float | None = None
 
     def to_dict(self) -> dict:
@@ -203,6 +205,7 @@ def evaluate(
         counts={title: len(values) for title, values in tables["sighted"].items()},
         ids=[row["id"] for row in rows],
         predictions=answers,
+        scores=tables,
         brief=obedience(rows, answers["sighted"]),
     )
 

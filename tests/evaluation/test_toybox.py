@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import minillava
-from minillava.evaluation import evaluate
+from minillava.evaluation import evaluate, seeds
 from minillava.evaluation.toybox import ask, held_out, obedience, scores
 from minillava.images import open_image
 from minillava.reproduce import last_turn, objects_f1
@@ -98,6 +98,23 @@ def test_goals_stand_beside_what_was_found_and_are_said_to_be_missed(questions):
 
     shown = replace(evaluate(Silent(), questions), split="test").to_markdown()
     assert "| ≥ 90.0 missed |" in shown and "| ≤ 0.20 missed |" in shown
+
+
+def test_seeds_are_pooled_question_by_question(questions):
+    """One that knows and one that says nothing: half of every row right, the goal beside it."""
+
+    class Silent:
+        def answer_batch(self, images, questions, **_):
+            return [""] * len(questions)
+
+    runs = [replace(evaluate(model, questions), split="test") for model in (Knowing(questions), Silent())]
+    pooled = seeds.over_seeds(runs)
+    assert set(pooled["shape"]) == {0.5} and len(pooled["all"]) == len(questions)
+    lines = seeds.to_markdown(runs, {"alone": runs[1]}).splitlines()
+    (row,) = [line for line in lines if line.startswith("| scenes |")]
+    assert row == "| scenes | 50.0 | 50.0-50.0 | 100.0, 0.0 | ≥ 90.0 | 0.0 |"
+    with pytest.raises(ValueError, match="asked different questions"):
+        seeds.over_seeds([runs[0], evaluate(Silent(), questions, limit=3)])
 
 
 def test_types_and_limit_choose_questions(questions):
