@@ -14,7 +14,7 @@ def over_seeds(runs: Sequence[Report]) -> dict[str, list[float]]:
     Raises ValueError for runs that were asked different questions.
     """
     if any(run.ids != runs[0].ids for run in runs):
-        raise ValueError("The seeds were asked different questions: give all the same split, types and limit.")
+        raise ValueError("The seeds were asked different questions: give them all the same split and types.")
     tables = [run.scores["sighted"] for run in runs]
     joined = {}
     for title in dict.fromkeys(title for table in tables for title in table):
