@@ -274,7 +274,7 @@ def obedience(rows: Sequence[dict], given: Sequence[str]) -> float | None:
     obeys = [
         len(reply.split()) <= longest[_place(row)] and not reply.endswith(".")
         for row, reply in zip(rows, given, strict=True)
-        if row["kind"] == "questions" and row["measure"] in ("exact", "number")
+        if row["kind"] == "questions" and row["measure"] in ("exact", "number") and row["answer"][-1] != "."
     ]
     return sum(obeys) / len(obeys) if obeys else None
 
