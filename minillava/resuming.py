@@ -31,7 +31,7 @@ def origin(
     )
     return settings | {
         "steps": steps,
-        "records": _digest(records[index]["conversations"] for index in shown),
+        "records": _digest(records[index].get("conversations") for index in shown),
         "frozen weights": _digest(frozen),
     }
 
