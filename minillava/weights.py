@@ -22,6 +22,9 @@ WEIGHTS = "model.safetensors"
 INDEXED = {WEIGHTS: f"{WEIGHTS}.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 """A model's weights in one file, ours or an older one -> the index of its shards, if there are several."""
 
+SETTINGS = ("*.json", "*.jinja", "tokenizer.model")
+"""The files of a model on the hub that are no weights."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 """What peft calls its settings; where it is, the weights beside it are adapters."""
 
@@ -58,20 +61,19 @@ def find(name_or_path: str | Path, tensors: bool = True) -> Path:
         raise ValueError(f"{folder} is a file: give the folder that holds the checkpoint.")
     # "runs/mine" could be a hub id as well, but not if there is a folder "runs" here.
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not folder.parent.is_dir():
-        return download(name, tensors)
+        return download(name) if tensors else download(name, SETTINGS)
     raise FileNotFoundError(
         f"There is no folder {folder}. Known names: {', '.join(PRESETS)}; a hub id looks like "
         "'llava-hf/llava-1.5-7b-hf'."
     )
 
 
-def download(hub_id: str, tensors: bool = True) -> Path:
-    """Fetch a model, or all of it but its weights, from the Hugging Face hub, or find what was fetched."""
+def download(hub_id: str, patterns: tuple[str, ...] = (*SETTINGS, "*.safetensors", "*.bin")) -> Path:
+    """Fetch a model's files from the Hugging Face hub, or find them among those fetched before."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.jinja", "tokenizer.model", *["*.safetensors", "*.bin"] * tensors]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except OSError as error:
         raise FileNotFoundError(
             f"There is no folder {hub_id} here, and as a hub id it could not be fetched "
