@@ -23,7 +23,6 @@ def write_model_card(folder: Path, preset: Preset, summary: dict, table: str) ->
         for name, stage in summary["stages"].items()
     )
     f1, loss = summary["caption_f1"], summary["text_loss"]
-    memory, asking = summary["peak_memory_gb"], summary["peak_memory_gb_of_a_process_that_asks"]
     paragraphs = [
         f"# {Path(preset.finished).name}",
         f"Made by `minillava reproduce --preset {preset.name}` (seed {summary['seed']}) from "
@@ -31,7 +30,7 @@ def write_model_card(folder: Path, preset: Preset, summary: dict, table: str) ->
         "(license: CC0-1.0). It knows that small world and nothing else.",
         f"| stage | steps | seconds | last validation loss (nats a token) |\n|---|---:|---:|---:|\n{rows}",
         f"{os.cpu_count()} CPU cores, threads: {summary['threads']}, {summary['seconds'] / 60:.1f} minutes "
-        f"in all, {memory:.1f} GB, and {asking:.1f} GB in each further process that asked questions; "
+        f"in all, {summary['peak_memory_gb']:.1f} GB where it trained; "
         f"torch {torch.__version__}, transformers {transformers.__version__}. Objects in captions of "
         f"stage 1: F1 {f1['before stage 1']:.2f} before it, {f1['after stage 1']:.2f} after. Loss on "
         f"held-out text, in nats: {loss['before stage 2']:.3f} before stage 2, "

@@ -260,10 +260,6 @@ def draw_figures(model, result: Reproduction, seen: int = 300) -> dict[str, Path
     return {what: folder / name for what, (name, _) in figures.items()}
 
 
-def _peak(whose: int) -> float:
-    return round(resource.getrusage(whose).ru_maxrss / 2**20, 2)
-
-
 def _summary(result: Reproduction, preset: Preset, seed: int) -> dict:
     """What `summary.json` holds: enough to compare two runs, and to see what they cost."""
     return {
@@ -282,7 +278,6 @@ def _summary(result: Reproduction, preset: Preset, seed: int) -> dict:
             for name, stage in result.stages.items()
         },
         "seconds": round(result.seconds, 1),
-        "peak_memory_gb": _peak(resource.RUSAGE_SELF),
-        "peak_memory_gb_of_a_process_that_asks": _peak(resource.RUSAGE_CHILDREN),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "threads": torch.get_num_threads(),
     }
