@@ -32,12 +32,13 @@ def _threads(args: Arguments) -> None:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # else Lightning deals the cores to its processes
 
 
-def _load(args: Arguments):
+def _load(args: Arguments, device=None):
+    """The model of `--model`, by default on the GPU if there is one."""
     _need(args.model)
     from minillava import checkpoints
     from minillava.device import usable
 
-    return checkpoints.load(args.model, base=args.base).to(usable())
+    return checkpoints.load(args.model, base=args.base).to(device or usable())
 
 
 LEFT_OUT = "MINILLAVA_LEFT_OUT"
@@ -389,7 +390,7 @@ def toybox(args: Arguments) -> None:
 
 
 def export(args: Arguments) -> None:
-    model = _load(args)
+    model = _load(args, "cpu")  # which may have more room than the GPU
     from minillava import checkpoints
 
     folder = checkpoints.export(model, args.folder)

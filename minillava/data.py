@@ -202,7 +202,10 @@ class ResumableLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
-            except ValueError as error:  # of a worker, with its traceback as text
+            except ValueError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                # a worker's brings its traceback along, as text
                 raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):

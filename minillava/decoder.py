@@ -185,9 +185,10 @@ def compile_layers(language_model: LlamaForCausalLM) -> None:
 
 
 def release_layers(language_model: LlamaForCausalLM) -> None:
-    """Undo `compile_layers`."""
+    """Undo `compile_layers`, if it was done."""
     for layer in language_model.model.layers:
-        del layer.before, layer.after
+        for name in ("before", "after"):
+            vars(layer).pop(name, None)
 
 
 def watched(language_model: LlamaForCausalLM) -> bool:

@@ -54,3 +54,19 @@ def mistake(capsys, *argv: str) -> str:
     assert error.splitlines()[-1].startswith("minillava: ")
     assert "Traceback" not in error
     return error.splitlines()[-1]
+
+
+def pictures_and_texts(picture) -> list[dict]:
+    """Six records about one picture, and two of text alone."""
+    turns = [
+        {"from": "human", "value": "<image>\nWhat is there?"},
+        {"from": "gpt", "value": "a red thing"},
+    ]
+    text = [{"from": "human", "value": "Say yes."}, {"from": "gpt", "value": "yes"}]
+    return [
+        {"id": f"r{i}", "image": picture, "conversations": turns} for i in range(6)
+    ] + [{"id": f"t{i}", "conversations": text} for i in range(2)]
+
+
+def captions(records):
+    return [r for r in records if "image" in r]

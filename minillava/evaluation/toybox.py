@@ -75,8 +75,8 @@ class Report:
     (signs)").
 
     `predictions[column][i]` is the model's answer to question `ids[i]`; `scores[column][row]` are the single
-    scores of which `accuracy` is the mean. `brief` is the share of its replies
-    that are no more than a word or phrase where that was asked for; None where it never was.
+    scores of which `accuracy` is the mean. `brief` is the share of its replies that are no more than a word
+    or phrase where that was asked for; None where it never was.
     """
 
     split: str
