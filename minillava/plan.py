@@ -21,11 +21,8 @@ from minillava.parallel import Sharded, choose
 from minillava.records import pictures
 from minillava.shapes import StageSize, meta_config, stage_size
 from minillava.toybox import records as toybox
-from minillava.training import split_batch
+from minillava.training import CACHE_BYTES, split_batch
 from minillava.weights import find
-
-CACHE = 1 << 30
-"""Bytes of frozen features that `training.train_stage` keeps, unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +246,9 @@ def plan_stage(
         )
     size = stage_size(preset, stage, samples)
     itemsize = 2 if row.precision.startswith("bf16") else 4
-    cache = min(CACHE, work.with_picture * shapes.patches * shapes.vision_width * itemsize)
+    # Features are kept where a picture comes again: in another epoch (or, little beside them, to validate).
+    features = work.with_picture * shapes.patches * shapes.vision_width * itemsize
+    cache = min(CACHE_BYTES, features) if row.epochs > 1 else 0
     if micro_batch is None:
         setup = largest_micro_batch(shapes, size, row, setup, work.longest, cache) or setup
     else:

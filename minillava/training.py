@@ -64,6 +64,10 @@ def settings_kept() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fills
 
 
+CACHE_BYTES = 1 << 30
+"""Bytes of frozen features that a stage keeps at most, unless it is told otherwise."""
+
+
 class FeatureCache:
     """Patch features of the frozen tower, computed once per picture and kept in memory.
 
@@ -72,7 +76,7 @@ class FeatureCache:
     be 658 GB. Where no picture is seen twice, in one epoch without validation, `train_stage` keeps none.)
     """
 
-    def __init__(self, limit: int = 1 << 30):
+    def __init__(self, limit: int = CACHE_BYTES):
         self.limit, self.used = limit, 0
         self._features: dict[str, Tensor] = {}
 
@@ -250,7 +254,7 @@ def train_stage(
     skip_broken: bool = False,
     max_steps: int | None = None,
     seed: int = 42,
-    cache_bytes: int = 1 << 30,
+    cache_bytes: int = CACHE_BYTES,
     trainer: dict | None = None,
     **overrides,
 ) -> StageResult:
