@@ -304,7 +304,8 @@ def attend(args: Arguments) -> None:
     found = run(model, args.image, args.question, args.out, **options)
     top, padding = found["strongest"], found["padding_mass"]
     beside = f" and {padding:.1%} on its padding" if padding else ""
-    where = f"row {top['row']}, column {top['column']}, pixels {top['box']}"
+    grid = len(found["heat"])  # counted from one, as the page does; the JSON has indices into `heat`
+    where = f"row {top['row'] + 1}, column {top['column'] + 1} of {grid}, pixels {top['box']}"
     print(found["answer"])
     print(f"{found['word']!r}, layers {found['layers']}, heads {found['heads']}: ", end="")
     print(f"{found['image_mass']:.1%} of the attention is on the picture{beside},")
