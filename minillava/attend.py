@@ -44,9 +44,9 @@ def attend(
         if not rows:
             raise ValueError("The answer is empty. Choose a word of the question with --word.")
     else:
-        # A word of the question points at what it names better than the answer's words do.
-        tokens = next((said for said in (maps.prompt, maps.answered) if word in said.text), None)
-        if tokens is None:
+        # A word of the question points at what it names better than the answer's do; a part of one does not.
+        tokens = max((maps.prompt, maps.answered), key=lambda said: (said.says(word), word in said.text))
+        if word not in tokens.text:
             raise ValueError(
                 f"--word {word!r} is neither in the question {question!r} nor in the answer {maps.answer!r}."
             )

@@ -284,11 +284,18 @@ class TokenMaps:
     def find(self, phrase: str) -> list[int]:
         """Indices of the tokens that spell `phrase` where it last occurs as words of its own; if it does not,
         then as a part of others. Raises ValueError if it does not occur."""
-        words = [found.start() for found in re.finditer(rf"\b{re.escape(phrase)}\b", self.text)]
+        words = self._words(phrase)
         start = words[-1] if words else self.text.rfind(phrase)
         if start < 0 or not phrase:
             raise ValueError(f"{phrase!r} is not in {self.text!r}.")
         return spelling(self.tokens, start, start + len(phrase))
+
+    def says(self, phrase: str) -> bool:
+        """Whether `phrase` occurs as words of its own, not only as a part of others."""
+        return bool(self._words(phrase))
+
+    def _words(self, phrase: str) -> list[int]:
+        return [found.start() for found in re.finditer(rf"\b{re.escape(phrase)}\b", self.text)]
 
 
 @dataclass(frozen=True)

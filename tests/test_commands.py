@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import QUESTION, mistake
 from PIL import Image
 
-from minillava import checkpoints, commands, plots
-from minillava.attention import answer_maps
+from minillava import attend, checkpoints, commands, plots
+from minillava.attention import AnswerMaps, TokenMaps, answer_maps
 from minillava.cli import main
 from minillava.config import PRESETS
+from minillava.images import PatchGeometry
 
 
 def test_ask_prints_the_answer_of_the_model(model_folder, image, capsys):
@@ -55,6 +57,17 @@ def test_attend_knows_only_words_that_were_said(model_folder, image, tmp_path, c
     assert "Question 0 is empty" in mistake(capsys, *argv, "")
     assert main([*argv, "What color is the café?", "--word", "é"]) == 0
     assert main([*argv, r"What is $\foo$?", "--word", r"$\foo$"]) == 0
+
+
+def test_attend_takes_a_word_before_a_part_of_one(image, tmp_path, monkeypatch):
+    def row(text, share):
+        return TokenMaps([text], np.full((1, 1, 1, 4, 4), share / 16))
+
+    said = AnswerMaps("is", row(" is", 0.25), row(" this", 0.5), [0], [0], PatchGeometry(16, 16, 16, 4))
+    monkeypatch.setattr(attend, "answer_maps", lambda *_, **__: said)
+    for word, share in (("is", 0.25), ("this", 0.5), ("thi", 0.5)):
+        found = attend.attend(None, image, "this", tmp_path / "a.png", word=word)
+        assert found["image_mass"] == pytest.approx(share)
 
 
 def test_attend_counts_padding_apart(model_folder, tmp_path, capsys):
