@@ -246,7 +246,8 @@ def plan_stage(
         )
     size = stage_size(preset, stage, samples)
     itemsize = 2 if row.precision.startswith("bf16") else 4
-    # Features are kept where a picture comes again: in another epoch (or, little beside them, to validate).
+    # Features are kept where pictures come again: in another epoch. (`train --validation` keeps up to as
+    # many, too; a plan knows of no validation.)
     features = work.with_picture * shapes.patches * shapes.vision_width * itemsize
     cache = min(CACHE_BYTES, features) if row.epochs > 1 else 0
     if micro_batch is None:

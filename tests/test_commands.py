@@ -37,7 +37,9 @@ def test_attend_leaves_a_map_and_its_numbers(model_folder, image, tmp_path, caps
     strongest = found["strongest"]
     assert heat[strongest["row"]][strongest["column"]] == max(map(max, heat)) == strongest["share"]
     assert Image.open(out).format == "PNG"
-    assert f"{found['image_mass']:.1%}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{found['image_mass']:.1%}" in said
+    assert f"row {strongest['row'] + 1}, column {strongest['column'] + 1} of 4, pixels" in said
 
     assert main([*argv, "--methods"]) == 0  # the whole answer, over all layers and heads
     found = json.loads(numbers.read_text())

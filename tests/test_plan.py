@@ -12,6 +12,7 @@ from minillava.cli import build_parser
 from minillava.config import DATA, PRESETS
 from minillava.memory import GB, GPUS, Gpu
 from minillava.plan import MIXTURE, alternatives, named, plan_stage, this_machine
+from minillava.training import CACHE_BYTES
 
 
 def planned(options, preset="llava-1.5-7b", stage="stage2", **changes):
@@ -232,3 +233,9 @@ def test_the_commands_that_a_page_gives_for_a_7b_fit_on_its_node(page):
             micro_batch=batch,
         )
         plan.raise_if_too_large()
+
+
+def test_features_are_kept_only_where_pictures_come_again():
+    once, again = (plan_stage("llava-1.5-7b", stage) for stage in ("stage1", "scienceqa"))
+    assert once.stage.epochs == 1 and once.memory.cache == 0
+    assert again.stage.epochs > 1 and again.memory.cache == CACHE_BYTES
