@@ -40,7 +40,7 @@ def sources() -> list[Path]:
 
 
 def lesson(path: Path) -> str:
-    """What a lesson is called by: "03" of 03_projector.py, "07b" of the second of two halves."""
+    """What a lesson is called by: "03" of 03_projector.py, "07b" of the second of three parts."""
     return path.name.partition("_")[0]
 
 

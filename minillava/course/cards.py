@@ -40,7 +40,7 @@ BLOCKS = {
     "splice": Block(56, BOTTOM, 8, TOP + HIGH - BOTTOM, "splice:\none\nrow", ("03",)),
     "model": Block(69, BOTTOM, 14, TOP + HIGH - BOTTOM, "language\nmodel\n(LLaMA)", ()),
     "judge": Block(88, BOTTOM, 12, TOP + HIGH - BOTTOM, "answer:\nhow good?", ("08",)),
-    "attention": Block(16, 39.5, 67, 5, "attention: where did it look?", ("07", "07b")),
+    "attention": Block(16, 39.5, 67, 5, "attention: where did it look?", ("07", "07b", "07c")),
     "stage 1": Block(37, 20.5, 14, 4, "stage 1 trains", ("05", "09")),
     "stage 2": Block(37, 2, 46, 4, "stage 2 trains projector and language model", ("06", "09")),
 }

@@ -1,11 +1,63 @@
-"""Exercises of lesson 07: which row, does it point, and how good is the best of many."""
+"""Exercises of lesson 07: rows by hand, the row that predicts, and what a row gives the picture."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from minillava.course.exercises import Exercise, is_number
+from minillava.course.exercises import Exercise, is_number, same_tensor
+
+
+def attend(queries, keys):
+    scores = queries @ keys.T / keys.shape[1] ** 0.5
+    future = torch.ones_like(scores).triu(1).bool()
+    return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+
+def _attend(answer: Any) -> str | None:
+    queries = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found, wanted = answer(queries.clone(), keys.clone()), attend(queries, keys)
+    wrong = same_tensor(found, wanted)
+    if wrong is None:
+        longer = torch.cat([keys, queries]), torch.cat([queries, keys])
+        wrong = same_tensor(answer(*(each.clone() for each in longer)), attend(*longer))
+        return wrong and f"right for three words; for six {wrong}"
+    scores = queries @ keys.T
+    scaled, future = scores / 2**0.5, torch.ones(3, 3).triu(1).bool()
+    if isinstance(found, torch.Tensor) and found.isnan().any():
+        return (
+            "it returns rows of nan: 0 · −∞ is nan, so hide scores by masked_fill; and a row that may not see "
+            "even itself has nothing to share out."
+        )
+    known = {
+        "rows that see the future: position 0 may look at nobody but itself": scaled.softmax(-1),
+        "rows whose shares do not sum to 1: mask the scores, before softmax shares out": (
+            scaled.softmax(-1).tril()
+        ),
+        "softmax with 0 for what is hidden, and e⁰ is 1: a score that counts for nothing is −∞": (
+            scaled.tril().softmax(-1)
+        ),
+        "shares of scores that were not divided by the root of 2, the numbers in a key": (
+            scores.masked_fill(future, -torch.inf).softmax(-1)
+        ),
+        "shares that sum to 1 down each column; a row belongs to a query": (
+            scaled.masked_fill(future, -torch.inf).softmax(0)
+        ),
+        "a row for each key; a row belongs to a query": (
+            scaled.T.masked_fill(future, -torch.inf).softmax(-1)
+        ),
+        "shares of scores by the width, 2; wanted is its root": (
+            (scores / 2).masked_fill(future, -torch.inf).softmax(-1)
+        ),
+        "the past masked, not the future": scaled.masked_fill(future.T, -torch.inf).softmax(-1),
+        "scores; softmax makes shares of them": scaled.masked_fill(future, -torch.inf),
+    }
+    for words, rows in known.items():
+        if isinstance(found, torch.Tensor) and found.shape == rows.shape:
+            if torch.allclose(found.float(), rows, atol=1e-4):
+                return f"it returns {words}."
+    return wrong
 
 
 def predicting(prompt, answer):
@@ -18,7 +70,9 @@ def _predicting(answer: Any) -> str | None:
         found = found.tolist()
     if not isinstance(found, (list, tuple, range)):
         return f"it returns a {type(found).__name__}; a list of rows is wanted."
-    found = list(found)
+    if not all(map(is_number, found)):
+        return f"it returns {found!r}; a list of rows is wanted, each a number."
+    found = [int(row) for row in found]
     known = {
         (9, 10, 11): None,
         (10, 11, 12): (
@@ -32,70 +86,50 @@ def _predicting(answer: Any) -> str | None:
     where = "for a prompt of 10 tokens and an answer of 3"
     if tuple(found) in known:
         wrong = known[tuple(found)]
-        if wrong is None and list(answer(4, 2)) != [3, 4]:
+        if wrong is None and [int(row) for row in answer(4, 2)] != [3, 4]:
             return f"right for one prompt; for one of 4 tokens and an answer of 2 it returns {answer(4, 2)}."
         return wrong and f"{where}: {wrong}"
     return f"{where} it returns {found}; the answer's tokens stand at 10, 11 and 12."
 
 
-def points(heat, inside):
-    return bool(inside.flatten()[heat.argmax()])
+def times_even(row, patches):
+    return row[patches].sum() / (len(patches) / len(row))
 
 
-def _points(answer: Any) -> str | None:
-    heat = np.array([[0.1, 0.3, 0.0], [0.0, 0.9, 0.0], [0.2, 0.0, 0.3]])
-    inside = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 0]], bool)
-    elsewhere = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1]], bool)
-    hit, miss = answer(heat, inside), answer(heat, elsewhere)
-    for found in (hit, miss):
-        if np.shape(found) or float(found) not in (0, 1):
-            return f"it returns {found!r}; True or False is wanted: is the strongest patch inside?"
-    if (bool(hit), bool(miss)) == (True, False):
-        flat = np.zeros((3, 3))
-        flat[0, 2] = 1
-        corner = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 0]], bool)
-        if answer(flat, corner) and answer(heat, corner) and not answer(flat, np.eye(3, dtype=bool)):
-            return None
-        return "it is right for one map only; take the place of the largest value, wherever that is."
-    if (bool(hit), bool(miss)) == (False, True):
-        return (
-            "it says False where the strongest patch is inside, and True where it is not: turned round, or "
-            "going by how much lies inside and not by the peak."
-        )
-    if hit:
-        return (
-            "it says True where 0.9 lies outside the box and 0.9 of the rest inside. Only the one strongest "
-            "patch counts here, however much lies elsewhere."
-        )
-    return "it says False where the strongest patch, 0.9, lies inside the box."
-
-
-def honest(scores):
-    one, two = scores[0::2].mean(0), scores[1::2].mean(0)
-    return (two[one.argmax()] + one[two.argmax()]) / 2
-
-
-def _honest(answer: Any) -> str | None:
-    # four examples, three heads: head 0 is best on the even ones, head 2 on the odd ones
-    scores = np.array([[1.0, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
-    found, wanted = answer(scores), float(honest(scores))
-    if not is_number(found) and not isinstance(found, np.floating):
+def _times_even(answer: Any) -> str | None:
+    row, patches = torch.tensor([0.5, 0.1, 0.2, 0.0, 0.2]), [1, 2]
+    found = answer(row, patches)
+    if not is_number(found):
         return f"it returns a {type(found).__name__}; one number is wanted."
-    found = float(found)
-    if abs(found - wanted) < 1e-9:
-        other = np.array([[0.0, 1], [0, 1], [0, 1], [1, 0], [0, 1], [0, 1]])  # head 1 is best on both halves
-        again, wanted = float(answer(other)), float(honest(other))
-        if abs(again - wanted) < 1e-9:
+    found = round(float(found), 4)
+    if found == 0.75:
+        again = float(answer(torch.tensor([0.1, 0.2, 0.3, 0.4]), [3]))
+        if abs(again - 1.6) < 1e-4:
             return None
-        return f"right for one table; for another it returns {again:.3f}, not {wanted:.3f}."
+        return f"right for one row; for another it returns {again:.3f}, not 1.6."
     known = {
-        1.0: "each half is scored by its own best head, or each example; both are what is to be avoided.",
-        0.5: "that is the best head of all examples, chosen on the very examples that score it.",
+        0.3: "that is the image mass; many patches have much by being many. Divide by their even share.",
+        0.15: "that is the mean of the patches; beside it belongs what every position would have, 1 of 5.",
+        0.2143: "the rest of the row is other words' share. The even share is 2 positions of 5.",
+        0.4286: "that is picture to all the rest; wanted is picture to what it would have by lot.",
+        1.3333: "turned round: the mass is above, the even share below.",
+        3.3333: "turned round, and without the number of patches.",
     }
-    return known.get(found, f"for a table of 4 examples and 3 heads it returns {found}; wanted is {wanted}.")
+    return known.get(found, f"for two patches with .3 of a row of five it returns {found}; wanted is .75.")
 
 
 EXERCISES = {
+    "attend": Exercise(
+        statement=(
+            "Write `attend(queries, keys)`: two tensors `[T, width]` → all rows of attention `[T, T]`, in "
+            "which position i shares out 1 among positions 0 to i. Scores are dot products over the root of "
+            "`width`."
+        ),
+        hint="torch.ones(T, T).triu(1).bool() is the future. masked_fill it with -torch.inf before softmax.",
+        solution=attend,
+        mistake=_attend,
+        shows="This and a sum of values is one head. The first row is always 1, 0, 0 …: it has no choice.",
+    ),
     "rows": Exercise(
         statement=(
             "Write `predicting(prompt, answer)`: the prompt has `prompt` tokens, the answer `answer` → the "
@@ -106,25 +140,15 @@ EXERCISES = {
         mistake=_predicting,
         shows="The first of them is the prompt's last: the answer begins before its first word is there.",
     ),
-    "points": Exercise(
+    "mass": Exercise(
         statement=(
-            "Write `points(heat, inside)`: a map `[grid, grid]` and the patches of the right thing, bools of "
-            "the same shape, both NumPy arrays → whether the map's strongest patch is one of them."
+            "Write `times_even(row, patches)`: a row's shares of the positions that it sees, and the list of "
+            "those that are patches → the picture's share of the row, by the share that it would have if all "
+            "positions had the same. 1 is as much as by lot."
         ),
-        hint="heat.argmax() counts through the patches row by row. So does inside.flatten().",
-        solution=points,
-        mistake=_points,
-        shows="That is the pointing game (arXiv 1608.00507): crude, blind to scale, and hard to fool.",
-    ),
-    "honest": Exercise(
-        statement=(
-            "Write `honest(scores)`: an array `[examples, heads]`, of an even number of examples → the mean "
-            "score of the best head, where examples 0, 2, 4 … are scored by the head that is best on 1, 3, 5 "
-            "…, and the other way round."
-        ),
-        hint="scores[0::2].mean(0) is every head's mean on one half; its argmax is that half's choice.",
-        solution=honest,
-        mistake=_honest,
-        shows="Never above the best head's own mean. What is lost on the way was luck.",
+        hint="The even share is how many patches there are, by how many positions.",
+        solution=times_even,
+        mistake=_times_even,
+        shows="Twice as much as by lot says that a row likes pictures, not that it knows which part.",
     ),
 }

@@ -1,149 +1,144 @@
-"""Exercises of lesson 07b: where a patch lies, what it is when it is gone, and a row without an edge."""
+"""Exercises of lesson 07b: does it point, how good is the best of many, and does it follow the question."""
 
 from typing import Any
 
 import numpy as np
-import torch
 
-from minillava.course.exercises import Exercise, is_number, same_tensor
-
-
-def to_picture(row, column, width, height, grid):
-    side = max(width, height)
-    step = side / grid
-    x, y = column * step - (side - width) // 2, row * step - (side - height) // 2
-    return x, y, x + step, y + step
+from minillava.course.exercises import Exercise, is_number
 
 
-def _to_picture(answer: Any) -> str | None:
-    for size, at, grid, kind in (
-        ((40, 20), (1, 3), 4, "wide"), ((20, 40), (3, 1), 4, "high"), ((45, 20), (2, 1), 6, "wide"),
-        ((40, 20), (0, 0), 4, "wide"),
-    ):  # fmt: skip
-        (width, height), (row, column) = size, at
-        margin = abs(width - height)
-        found = answer(row, column, width, height, grid)
-        if isinstance(found, (torch.Tensor, np.ndarray)):
-            found = found.tolist()
-        if not isinstance(found, (list, tuple)) or len(found) != 4 or not all(map(is_number, found)):
-            return f"it returns {found!r}; four numbers x1, y1, x2, y2 are wanted."
-        found, wanted = [float(v) for v in found], [float(v) for v in to_picture(row, column, *size, grid)]
-        if found == wanted:
-            continue
-        where = f"for a {kind} picture of {width} x {height} and patch {at}"
-        x, y, step = column * width / grid, row * height / grid, max(size) / grid
-        if found == [x, y, x + width / grid, y + height / grid]:
-            return f"{where}: that stretches the grid over the picture; the model saw a padded square."
-        if found == [column * step, row * step, column * step + step, row * step + step]:
-            return f"{where}: those are pixels of the padded square; take the margin off."
-        if found == [wanted[1], wanted[0], wanted[3], wanted[2]]:
-            return f"{where}: x and y have changed places; a row goes with y."
-        if found[2:] == [step, step]:
-            return f"{where}: the last two are to be x2 and y2, not width and height."
-        if min(found) >= 0 > min(wanted):
-            return f"{where} it returns {found}: do not clip; what lies outside, {wanted} here, is padding."
-        if margin % 2:
-            return (
-                f"{where} of {grid} x {grid} it returns {found}; wanted is {wanted}. A patch need not be "
-                f"whole pixels wide, but the margin before it all is: half of {margin}, rounded down."
-            )
-        return f"{where} it returns {found}; wanted is {wanted}."
+def points(heat, inside):
+    return bool(inside.flatten()[heat.argmax()])
+
+
+def _points(answer: Any) -> str | None:
+    heat = np.array([[0.1, 0.3, 0.0], [0.0, 0.9, 0.0], [0.2, 0.0, 0.3]])
+    inside = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 0]], bool)
+    elsewhere = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1]], bool)
+    hit, miss = answer(heat, inside), answer(heat, elsewhere)
+    for found in (hit, miss):
+        if np.shape(found) or float(found) not in (0, 1):
+            return f"it returns {found!r}; True or False is wanted: is the strongest patch inside?"
+    if (bool(hit), bool(miss)) == (True, False):
+        flat = np.zeros((3, 3))
+        flat[0, 2] = 1
+        corner = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 0]], bool)
+        spread = np.array([[0.2, 0.2, 0.2], [0, 0, 0], [0.3, 0, 0]])  # all of row 0 has more
+        ours = np.array([[0, 0, 0], [0, 0, 0], [1, 0, 0]], bool)
+        hits = answer(flat, corner), answer(heat, corner), answer(spread, ours)
+        if all(hits) and not answer(flat, np.eye(3, dtype=bool)):
+            return None
+        return "it is right for one map only; take the place of the largest value, wherever that is."
+    if (bool(hit), bool(miss)) == (False, True):
+        return (
+            "it says False where the strongest patch is inside, and True where it is not: turned round, or "
+            "going by how much lies inside and not by the peak."
+        )
+    if hit:
+        return (
+            "it says True where 0.9 lies outside the box and 0.9 of the rest inside. Only the one strongest "
+            "patch counts here, however much lies elsewhere."
+        )
+    return "it says False where the strongest patch, 0.9, lies inside the box."
+
+
+def honest(scores):
+    one, two = scores[0::2].mean(0), scores[1::2].mean(0)
+    return (two[one.argmax()] + one[two.argmax()]) / 2
+
+
+def _honest(answer: Any) -> str | None:
+    # four examples, three heads: head 0 is best on the even ones, head 2 on the odd ones
+    scores = np.array([[1.0, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
+    found, wanted = answer(scores), float(honest(scores))
+    if not is_number(found) and not (isinstance(found, np.ndarray) and found.ndim == 0):
+        return f"it returns a {type(found).__name__}; one number is wanted."
+    found = float(found)
+    if abs(found - wanted) < 1e-5:
+        other = np.array([[0.0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 1], [1, 0, 1]])
+        again, wanted = float(answer(other)), float(honest(other))
+        if abs(again - wanted) < 1e-5:
+            return None
+        return f"right for one table; for another it returns {again:.3f}, not {wanted:.3f}."
+    known = {
+        1.0: "each half is scored by its own best head, or each example; both are what is to be avoided.",
+        0.5: "that is the best head of all examples, chosen on the very examples that score it.",
+    }
+    return known.get(found, f"for a table of 4 examples and 3 heads it returns {found}; wanted is {wanted}.")
+
+
+def follows(about_a, about_b, a, b):
+    more_on_a = about_a[a].sum() > about_b[a].sum()
+    more_on_b = about_b[b].sum() > about_a[b].sum()
+    return bool(more_on_a and more_on_b)
+
+
+def _follows(answer: Any) -> str | None:
+    a, b = (np.array([[first, not first], [False, False]]) for first in (True, False))
+    cases = (  # what the first map has on A and on B, what the second has; what to say if it is not seen
+        ((0.3, 0.1), (0.1, 0.3), True, "each map lies on what it was asked about, and it says False."),
+        ((0.1, 0.3), (0.3, 0.1), False, "each map lies on the other question's thing, and it says True."),
+        ((0.5, 0.1), (0.5, 0.1), False, "both maps are the same, so they follow no question; it says True."),
+        ((0.5, 0.2), (0.4, 0.1), False, "asked about A, B gets more than asked about B; it says True."),
+        ((0.2, 0.1), (0.3, 0.2), False, "asked about A, A gets less than asked about B; it says True."),
+        ((0.6, 0.2), (0.2, 0.1), False, "asked about B, B gets less, however much A gains; it says True."),
+        (
+            (0.2, 0.3), (0.1, 0.4), True,
+            "asked about A, A gets less than B does, but more than when B is asked about. Compare two maps "
+            "on one thing, not two things in one map.",
+        ),
+    )  # fmt: skip
+    tried = [
+        ([np.array([list(on), [1 - sum(on), 0]]) for on in (about_a, about_b)], a, b, wanted, words)
+        for about_a, about_b, wanted, words in cases
+    ]
+    of_two = np.array([[True, True, False], [False] * 3, [False] * 3])
+    about_a = np.array([[0.2, 0.2, 0], [0.3, 0.2, 0], [0, 0, 0.1]])
+    about_b = np.array([[0.3, 0.0, 0], [0.3, 0.2, 0], [0, 0, 0.2]])
+    words = "A has two patches, .2 and .2 when it is asked about and .3 and 0 when B is: their sum counts."
+    corner = np.array([[False] * 3, [False] * 3, [False, False, True]])
+    tried.append(([about_a, about_b], of_two, corner, True, words))
+    for maps, one, other, wanted, words in tried:
+        found = answer(*maps, one, other)
+        if np.shape(found) or float(found) not in (0, 1):
+            return f"it returns {found!r}; True or False is wanted."
+        if bool(found) is not wanted:
+            return words
     return None
 
 
-def blank(features, gone, mean):
-    return torch.where(gone[:, None], mean, features)
-
-
-def _blank(answer: Any) -> str | None:
-    features = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]])
-    gone, mean = torch.tensor([False, True, False]), torch.tensor([4.0, 2.5])
-    kept = features.clone()
-    found, wanted = answer(features, gone, mean), blank(kept, gone, mean)
-    if not torch.equal(features, kept):
-        return "it overwrites the features that it was given; the next question wants them as they were."
-    wrong = same_tensor(found, wanted)
-    if wrong is None:
-        gone = torch.tensor([True, False, True])
-        if same_tensor(answer(features, gone, mean), blank(features, gone, mean)) is None:
-            return None
-        return "one patch that is gone is replaced, but not each of two."
-    known = {
-        "zeros, which no patch of a picture is; the mean was given": features * ~gone[:, None],
-        "the mean where a patch is kept, and the patch where it is gone": blank(features, ~gone, mean),
-        "the mean of these three patches; the one that was given is of many pictures": (
-            blank(features, gone, features.mean(0))
-        ),
-        "fewer patches: what is gone keeps its place, or all behind it move up": features[~gone],
-    }
-    for words, rows in known.items():
-        if same_tensor(found, rows) is None:
-            return f"it returns {words}."
-    return wrong
-
-
-def cut(row, columns):
-    left = row.clone()
-    left[columns] = 0
-    return left / left.sum()
-
-
-def _cut(answer: Any) -> str | None:
-    row, columns = torch.tensor([0.1, 0.4, 0.2, 0.3]), [1, 3]
-    kept = row.clone()
-    found, wanted = answer(row, columns), cut(kept, columns)
-    if not torch.equal(row, kept):
-        return "it overwrites the row that it was given; the next cut wants it whole."
-    wrong = same_tensor(found, wanted)
-    if wrong is None:
-        return None
-    left = torch.tensor([0.1, 0, 0.2, 0])
-    known = {
-        "shares that sum to 0.3: softmax would have shared out all of 1 among those that are left": left,
-        "the cut columns alone": torch.tensor([0, 0.4, 0, 0.3]),
-        "the cut columns alone, shared out": torch.tensor([0, 0.4, 0, 0.3]) / 0.7,
-        "softmax of shares; they have been through it once": row.index_fill(
-            0, torch.tensor(columns), -torch.inf
-        ).softmax(0),
-        "softmax of shares, in which a cut one, as 0, still gets something": left.softmax(0),
-        "a shorter row; the cut columns stay, with nothing in them": wanted[wanted > 0],
-    }
-    for words, shares in known.items():
-        if same_tensor(found, shares) is None:
-            return f"it returns {words}."
-    return wrong
-
-
 EXERCISES = {
-    "pixels": Exercise(
+    "points": Exercise(
         statement=(
-            "A picture is padded to a square, half of the padding (rounded down) before it, and cut into "
-            "`grid` × `grid` patches. Write `to_picture(row, column, width, height, grid)`: the pixels `(x1, "
-            "y1, x2, y2)` of the *original* picture where a patch lies, beyond its edges too; clip nothing."
+            "Write `points(heat, inside)`: a map `[grid, grid]` and the patches of the right thing, bools of "
+            "the same shape, both NumPy arrays → whether the map's strongest patch is one of them."
         ),
-        hint="The square's edge is max(width, height), a patch's is that by grid. Then take the padding off.",
-        solution=to_picture,
-        mistake=_to_picture,
-        shows="In LLaVA-1.5 a 4:3 photograph leaves a quarter of the 576 patches to padding.",
+        hint="heat.argmax() counts through the patches row by row. So does inside.flatten().",
+        solution=points,
+        mistake=_points,
+        shows="That is the pointing game (arXiv 1608.00507): crude, blind to scale, and hard to fool.",
     ),
-    "blank": Exercise(
+    "honest": Exercise(
         statement=(
-            "Write `blank(features, gone, mean)`: patch features `[patches, width]`, a bool for each patch, "
-            "and a feature `[width]` → a new tensor, with `mean` in place of the features that are gone."
+            "Write `honest(scores)`: an array `[examples, heads]`, of an even number of examples → the mean "
+            "score of the best head, where examples 0, 2, 4 … are scored by the head that is best on 1, 3, 5 "
+            "…, and the other way round."
         ),
-        hint="torch.where(condition, a, b). The condition needs an axis more: gone[:, None].",
-        solution=blank,
-        mistake=_blank,
-        shows="As many rows as before, each in its place: the model is not told that anything is missing.",
+        hint="scores[0::2].mean(0) is every head's mean on one half; its argmax is that half's choice.",
+        solution=honest,
+        mistake=_honest,
+        shows="Never above the best head's own mean. What is lost on the way was luck.",
     ),
-    "cut": Exercise(
+    "follows": Exercise(
         statement=(
-            "Write `cut(row, columns)`: a row of attention, shares that sum to 1, and a list of columns → a "
-            "new tensor, the row that softmax would have given, had the scores of those columns been −∞."
+            "Write `follows(about_a, about_b, a, b)`: maps `[grid, grid]` of two questions about one "
+            "picture, each of which sums to 1, and the patches of the things A and B, bools of that shape, "
+            "all NumPy arrays → whether each thing gets more of the map when it is asked about than when the "
+            "other is."
         ),
-        hint="Softmax divides by the sum over all columns. Which part of that sum is left?",
-        solution=cut,
-        mistake=_cut,
-        shows="What the cut edges carried goes to the others, in proportion: something is added, too.",
+        hint="Two comparisons, each of one thing in two maps. about_a[a].sum() is what the first gives A.",
+        solution=follows,
+        mistake=_follows,
+        shows="The score that no map can have by liking things: it has to have read which thing.",
     ),
 }

@@ -159,7 +159,7 @@ print("it points at the right thing much more often than at another one:", clear
 
 # %% [markdown]
 # Where the right thing wins clearly, the map means something; where not, one pretty picture would have fooled us.
-# (`mean_map` is the mean of all heads, `area` what a dart would hit. Lesson 07 tells why chance is more than that,
+# (`mean_map` is the mean of all heads, `area` what a dart would hit. Lesson 07b tells why chance is more than that,
 # and why the row of a right answer may be black.)
 #
 # ## Takeaways

@@ -68,7 +68,7 @@ print("boxes found in the pixels are the symbols' boxes:", len(by_hand), "of", l
 
 # %% [markdown]
 # Exact: a box touches its thing on four sides, and `x2`, `y2` are the first pixel beyond. (People drew COCO's
-# boxes by hand.) In lesson 07 they will say whether a heat map is on the right thing, so they must not be wrong.
+# boxes by hand.) In lesson 07b they will say whether a heat map is on the right thing, so they must not be wrong.
 #
 # ## The trick that made LLaVA: describe, don't show
 # Who writes 158,000 instructions about pictures? LLaVA's answer: write the *picture* down. A text-only GPT-4 got a

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyBboxPatch
 from minillava.course import cards
 from minillava.course.cards import BLOCKS, LIT, lit, map_figure, minutes
 
-LESSONS = [*(f"{number:02d}" for number in range(11)), "07b"]
+LESSONS = [*(f"{number:02d}" for number in range(11)), "07b", "07c"]
 
 
 def test_lessons_light_what_they_are_about():

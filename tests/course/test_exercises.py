@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from minillava import course
 from minillava.course import exercises as machinery
+from minillava.course import lesson07, lesson07b
 from minillava.course.exercises import find, source, verdict
 from minillava.course.lesson05 import bits
 from minillava.toybox.language import SHORT_ANSWER
@@ -342,8 +343,13 @@ RIGHT = [
     ("04.labels", lambda ids, spans, answers: np.array(labels_of(ids, spans, answers))),
     ("05.others", lambda number: np.roll(np.arange(number), 1)),
     ("05.others", lambda number: list(np.roll(np.arange(number), 1))),
-    ("07.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())].item()),
-    ("07.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())]),
+    ("07b.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())].item()),
+    ("07b.points", lambda heat, inside: torch.from_numpy(inside).flatten()[int(heat.argmax())]),
+    ("07.attend", lambda queries, keys: F.scaled_dot_product_attention(
+        queries[None], keys[None], torch.eye(len(keys))[None], is_causal=True)[0]),
+    ("07.attend", lambda queries, keys: lesson07.attend(queries.mul_(2), keys.div_(2))),  # in place
+    ("07.rows", lambda prompt, answer: list(torch.arange(prompt - 1, prompt + answer - 1))),
+    ("07b.honest", lambda scores: np.array(lesson07b.honest(scores.astype(np.float32)))),
     ("01.box", lambda box, edge: np.round(np.array(box) / edge, 3)),
 ]  # fmt: skip
 
@@ -355,9 +361,9 @@ def test_what_is_right_in_another_way_is_right(name, answer):
 
 
 def test_pointing_by_what_lies_inside_or_by_the_first_patch_is_told():
-    said = verdict(find("07.points"), lambda heat, inside: heat[inside].sum() > heat[~inside].sum())
+    said = verdict(find("07b.points"), lambda heat, inside: heat[inside].sum() > heat[~inside].sum())
     assert said.startswith("✗"), said
-    assert verdict(find("07.points"), lambda heat, inside: heat.argmax() == inside.argmax()).startswith("✗")
+    assert verdict(find("07b.points"), lambda heat, inside: heat.argmax() == inside.argmax()).startswith("✗")
 
 
 def test_a_splice_that_spoils_the_embedding_table_is_told():
@@ -371,7 +377,7 @@ def test_a_splice_that_spoils_the_embedding_table_is_told():
 
 
 def test_every_exercise_has_a_mistake_that_is_explained():
-    elsewhere = {name for name in NAMES if name.partition(".")[0] in ("00", "07", "07b")}
+    elsewhere = {name for name in NAMES if name.partition(".")[0] in ("00", "07", "07b", "07c")}
     assert set(NAMES) <= {name for name, _, _ in MISTAKES} | elsewhere
 
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 07b · What does it rest on? Evidence, taken away
+# # 07c · What does it rest on? Evidence, taken away
 #
 # **After this notebook you can**
 # - say what a patch knows of the rest of the picture, and which pixels of a photograph it shows,
@@ -11,10 +11,10 @@
 # %% alt="The course's map of LLaVA: Toybox's pictures pass the vision tower and the projector, its words become a prompt, and both are spliced into one row for the language model, which answers. Lit is attention, the question where the model looked."
 from minillava.course import card
 
-card("07b")
+card("07c")
 
 # %% [markdown]
-# Lesson 07 ended with rows and heads that point, and with scores that say how well. All of that tells where a model
+# Lesson 07b ended with rows and heads that point, and with scores that say how well. All of that tells where a model
 # *looks*. Whether it matters is another question, and a map cannot answer it. An experiment can: take something
 # away, and ask again.
 #
@@ -95,7 +95,7 @@ print(f"by how much of their length: half of them by more than {change[outside].
 # %%
 from minillava.course import check, exercise, hint, solution
 
-exercise("07b.pixels")
+exercise("07c.pixels")
 
 
 # %%
@@ -103,7 +103,7 @@ def to_picture(row, column, width, height, grid):
     return NotImplemented
 
 
-check("07b.pixels", to_picture)
+check("07c.pixels", to_picture)
 
 # %%
 from PIL import Image
@@ -131,7 +131,7 @@ print("paint those pixels, and this patch of the model's input changes most:", (
 # noise, a model may make anything: no picture has such a feature.)
 
 # %%
-exercise("07b.blank")
+exercise("07c.blank")
 
 
 # %%
@@ -139,7 +139,7 @@ def blank(features, gone, mean):
     return NotImplemented
 
 
-check("07b.blank", blank)
+check("07c.blank", blank)
 
 # %% [markdown]
 # **Predict first:** without the thing's patches, how many of forty are still right? Without as many others? And if
@@ -218,7 +218,7 @@ blanked_row(said.image, {f"without {name}:\n{titles[name]}": where for name, whe
 # words may look anywhere but at the thing. Then one can ask which word's look it was that counted.
 
 # %%
-exercise("07b.cut")
+exercise("07c.cut")
 
 
 # %%
@@ -226,7 +226,7 @@ def cut(row, columns):
     return NotImplemented
 
 
-check("07b.cut", cut)
+check("07c.cut", cut)
 
 # %% [markdown]
 # By hand, in the first layer, whose inputs no cut has touched yet: the recorded row, the thing's columns emptied, the
@@ -256,7 +256,7 @@ print("by hand and by knock_out: the same rows of", len(by_hand), "heads")
 # them, the first that has read all of it; the last of the prompt, which predicts the answer; and all of the question,
 # these three among it.
 #
-# **Predict first:** which of the three costs most? Will they together cost as much as all of the question?
+# **Predict first:** which of the three costs most? Will any of them alone cost as much as all of the question?
 
 # %%
 from minillava.evaluation.damage import ablate, by_layer
@@ -286,10 +286,11 @@ single = {rows: damage for rows, damage in everywhere.items() if rows != "all of
 print("the rows that count:", max(single, key=single.get))
 
 # %% [markdown]
-# One position. The words that name the thing need not look at it, nor need the row that answers, which most tools draw:
-# the token right after the name, a colon as often as not, has read which thing is meant, looks at it, and keeps what it
-# found for whoever asks later. That is lesson 07's table once more (*word: the one after*), but no longer a matter of
-# taste: this row's map *is* the map. (Where a bar spans 0, forty questions cannot tell; `python
+# One position, and early: a cut in the first three layers costs all that it costs, one in the last two nothing. The words
+# that name the thing need not look at it, nor need the row that answers, which most tools draw: the token right after
+# the name, mostly a question mark or a colon, has read which thing is meant, looks at it, and keeps what it found for
+# whoever asks later. That is lesson 07b's table once more (*word: the one after*), but no longer a matter of taste:
+# this row's map, in the early layers, *is* the map. (Where a bar spans 0, forty questions cannot tell; `python
 # benchmarks/attention.py` asks hundreds under three seeds.)
 #
 # ## Break it: cut every other row
