@@ -1,4 +1,4 @@
-"""What tiny-CLIP's last three phases learn from: short facts about pictures and about the things in them.
+"""What tiny-CLIP's last four phases learn from: short facts about pictures and about the things in them.
 
 A row is a picture, or one thing in it, with all that is true of it; a column is a fact of some row. The
 label of a pair is whether the fact is true of the row, as with claims, and again every true fact is weighed
@@ -19,15 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from minillava.images import PatchGeometry
-from minillava.pretrain.clip_model import PATCH, embed_regions, embed_texts
+from minillava.pretrain.clip_model import GEOMETRY, embed_regions, embed_texts
 from minillava.toybox import domain as domains
 from minillava.toybox.claims import claims_of
 from minillava.toybox.domain import Box, Domain
 from minillava.toybox.language import PLURAL, article
-from minillava.toybox.scene import SIZE, Object, Scene
-
-GEOMETRY = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+from minillava.toybox.scene import Object, Scene
 
 THINGS, OBJECTS, FACTS = 6, 2, 3
 """Things drawn of each picture, beside the whole of it, and objects of each scene; facts of each of them."""

@@ -5,10 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
+from minillava.images import PatchGeometry
 from minillava.toybox.scene import SIZE
 
 PATCH = 12
 """Edge of a patch in pixels: a picture of SIZE pixels has 8 x 8 of them."""
+
+GEOMETRY = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
+"""Where the patches of a picture lie."""
 
 _TOGETHER = 64
 """Texts that pass the text model at once."""

@@ -6,8 +6,9 @@ weights start with the parts of that circuit (`head_start.py`), then read notes 
 scenes with many facts in shorthand, of two objects at first and five at last. Once the model looks things
 up, it learns to chat about them, as Vicuna was made from LLaMA. What the other domains and multiple choice
 take beside looking up, it learns in drills (`drills.py`) and worksheets (`worksheets.py`), and to read there
-signs told by their places. At last it reads maps (`maps.py`): the words of a picture laid out in a grid, as
-the patches of a picture will be.
+signs told by their places. At last it reads maps (`maps.py`): what a picture shows and where, laid out in
+a grid of positions as the patches of a picture will be; first drills in reading edges off them, then all
+that the stages ask.
 """
 
 import random
@@ -17,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from minillava.config import IGNORE_INDEX
@@ -28,8 +27,9 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.drills import lettering, spelling
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
-from minillava.pretrain.maps import LAID_OUT, map_sample
+from minillava.pretrain.maps import LAID_OUT, edge_drill, map_sample
 from minillava.pretrain.notes import notes
+from minillava.pretrain.sample import Reader, Sample, next_token_loss, replies, sheet
 from minillava.pretrain.worksheets import worksheet
 from minillava.toybox import domain, language, mix, records
 from minillava.toybox.mix import STAGE_1
@@ -40,12 +40,6 @@ NOTES_PEAK, PEAK, MAPS_PEAK = 3e-3, 2e-3, 1.5e-3
 
 GROWTH = (0.15, 0.25, 0.35)
 """Shares of the notes' steps after which scenes may have a third, a fourth, a fifth object."""
-
-TOGETHER = 6
-"""Samples that pass the model at once."""
-
-Sample = tuple[list[int], list[int]]
-"""Token ids and labels."""
 
 
 def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
@@ -65,64 +59,13 @@ def build_language_model(vocab_size: int, pad: int) -> LlamaForCausalLM:
     )
 
 
-def sheet(told: str, pairs: list[tuple[str, str]], tokenizer, stop: int | None = None) -> Sample:
-    """What is told, then questions; each reply is to be learned, and the `</s>` that ends it.
-
-    With `stop`, that token ends replies instead, and is not learned.
-    """
-    ids = list(tokenizer(told).input_ids)
-    labels = [IGNORE_INDEX] * len(ids)
-    end = (tokenizer.eos_token_id,) * 2 if stop is None else (stop, IGNORE_INDEX)  # id, label
-    for asked, answer in pairs:
-        question, reply = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, answer))
-        ids += [*question, *reply, end[0]]
-        labels += [*[IGNORE_INDEX] * len(question), *reply, end[1]]
-    return ids, labels
-
-
 def note_sample(index: int, most: int, tokenizer) -> Sample:
     """Scene `index` told in words, then facts about it in shorthand; what they say of it is to be learned."""
     (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
     return sheet(*notes(index, 303, most), tokenizer, stop)
 
 
-def next_token_loss(model: LlamaForCausalLM, samples: list[Sample]) -> Tensor:
-    """Mean cross-entropy in nats over the labeled tokens; the head runs only there."""
-    samples = sorted(samples, key=lambda sample: len(sample[0]))  # those of about one length go together
-    hidden, learned = [], []
-    for first in range(0, len(samples), TOGETHER):
-        ids, labels = (
-            torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(sample[k]) for sample in samples[first : first + TOGETHER]],
-                batch_first=True,
-                padding_value=pad,
-            )
-            for k, pad in ((0, 0), (1, IGNORE_INDEX))
-        )
-        # No mask: padding stands on the right, where no earlier token looks.
-        states = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
-        labels = labels[:, 1:]
-        hidden.append(states[labels != IGNORE_INDEX])
-        learned.append(labels[labels != IGNORE_INDEX])
-    return F.cross_entropy(model.lm_head(torch.cat(hidden)), torch.cat(learned))
-
-
-@torch.no_grad()
-def replies(model: LlamaForCausalLM, sample: Sample, end: int) -> list[bool]:
-    """Whether the model gets each reply of a sample right, to its `end`, teacher-forced."""
-    ids, labels = sample
-    best = model(torch.tensor([ids])).logits[0, :-1].argmax(-1).tolist()
-    found, correct = [], True
-    for label, guess in zip(labels[1:], best, strict=True):
-        if label != IGNORE_INDEX:
-            correct &= label == guess
-            if label == end:
-                found.append(correct)
-                correct = True
-    return found
-
-
-def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
+def answers(reader: Reader, tokenizer, split: str, number: int) -> dict[str, float]:
     """Exact match on held-out questions about told scenes, by type (0-1), teacher-forced.
 
     Every question is asked within its conversation, after the right answers to those before it.
@@ -135,7 +78,7 @@ def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
         pairs = records.short_answers(questions)
         pairs[0] = (f"{language.telling(scene, rng)}\n{pairs[0][0]}", pairs[0][1])
         row = encode(records.turns(pairs, image=False), tokenizer, has_image=False)
-        found = replies(model, (row.input_ids, row.labels), tokenizer.eos_token_id)
+        found = replies(reader, Sample(row.input_ids, row.labels), tokenizer.eos_token_id)
         for question, correct in zip(questions, found, strict=True):
             for kind in ("all", question.type):
                 asked[kind] += 1
@@ -143,25 +86,24 @@ def answers(model: LlamaForCausalLM, tokenizer, split: str, number: int):
     return {kind: right[kind] / asked[kind] for kind in ("all", *language.TYPES) if asked[kind]}
 
 
-def worksheet_answers(model: LlamaForCausalLM, tokenizer, split: str, number: int) -> dict[str, float]:
+def worksheet_answers(reader: Reader, tokenizer, split: str, number: int) -> dict[str, float]:
     """Exact replies (0-1) on held-out worksheets, by what they are about, teacher-forced."""
     right, asked = Counter(), Counter()
     for index in range(number):
         about, told, pairs = worksheet(index, 505, split)
-        found = replies(model, sheet(told, pairs, tokenizer), tokenizer.eos_token_id)
+        found = replies(reader, sheet(told, pairs, tokenizer), tokenizer.eos_token_id)
         right[about] += sum(found)
         asked[about] += len(found)
     return {about: right[about] / asked[about] for about in sorted(asked) if asked[about]}
 
 
-def map_answers(model: LlamaForCausalLM, tokenizer, split: str, number: int) -> dict[str, float]:
+def map_answers(reader: Reader, tokenizer, split: str, number: int) -> dict[str, float]:
     """Exact replies (0-1) about held-out maps by what the conversations are, teacher-forced."""
     right, asked = Counter(), Counter()
     for index in range(number):
         row = mix.share(LAID_OUT, "maps", index, 707)
-        found = replies(
-            model, map_sample((row,), "v1", index, tokenizer, split, 707), tokenizer.eos_token_id
-        )
+        sample = map_sample((row,), "v1", index, tokenizer, split, 707)
+        found = replies(reader, sample, tokenizer.eos_token_id)
         about = f"{row.domain.name}, {row.kind}"
         right[about] += sum(found)
         asked[about] += len(found)
@@ -172,7 +114,7 @@ def chat_sample(index: int, most: int, tokenizer) -> Sample:
     """A conversation about told scene `index`; two in three save the cost of the system prompt."""
     row = encode(corpus.conversation(index, 202, most), tokenizer, has_image=False)
     start = len(tokenizer(SYSTEM).input_ids) if index % 3 else 1
-    return [row.input_ids[0], *row.input_ids[start:]], [row.labels[0], *row.labels[start:]]
+    return Sample([row.input_ids[0], *row.input_ids[start:]], [row.labels[0], *row.labels[start:]])
 
 
 def retelling_sample(index: int, tokenizer) -> Sample:
@@ -181,7 +123,7 @@ def retelling_sample(index: int, tokenizer) -> Sample:
     told = f"{language.telling(scene, random.Random(f'retelling/{index}'))}\n"
     ids = tokenizer(told + language.caption(scene)).input_ids + [tokenizer.eos_token_id]
     start = len(tokenizer(told).input_ids)
-    return ids, [IGNORE_INDEX] * start + ids[start:]
+    return Sample(ids, [IGNORE_INDEX] * start + ids[start:])
 
 
 def caption_sample(index: int, tokenizer) -> Sample:
@@ -189,7 +131,7 @@ def caption_sample(index: int, tokenizer) -> Sample:
     other = corpus.OTHERS[index % len(corpus.OTHERS)]
     text = other.captions(domain.specimen(other, "train", index, seed=404))[0]
     ids = tokenizer(text).input_ids + [tokenizer.eos_token_id]
-    return ids, [IGNORE_INDEX, *ids[1:]]
+    return Sample(ids, [IGNORE_INDEX, *ids[1:]])
 
 
 @dataclass(frozen=True)
@@ -200,7 +142,8 @@ class Steps:
     chat: int = 1500
     drills: int = 250
     study: int = 1300
-    maps: int = 900
+    edges: int = 600
+    maps: int = 1200
 
 
 def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int = 0) -> dict:
@@ -211,6 +154,7 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
     torch.manual_seed(seed)
     model = build_language_model(-(-len(tokenizer) // 64) * 64, tokenizer.pad_token_id)
     start_with_lookup(model, seed)
+    reader = Reader(model)
 
     def draw(number: int, step: int, first: int, sample: Callable[[int], Sample]) -> list[Sample]:
         """The step's share of the samples numbered from `first` on."""
@@ -245,17 +189,20 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         samples += draw(5, step, 10**6, chat) + draw(4, step, 2 * 10**6, note)
         return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
+    def edges(step: int, number: int = 16) -> list[Sample]:
+        return draw(number, step, 0, lambda index: edge_drill(index, tokenizer))
+
     def mapping(step: int) -> list[Sample]:
-        captions = draw(4, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
+        captions = draw(3, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
         asked = draw(5, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
-        told = draw(2, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
-        told += draw(3, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
+        told = draw(6, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
+        told += draw(4, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
         told += draw(1, step, 2 * 10**6, retelling) + draw(1, step, 2 * 10**6, caption)
-        return captions + asked + told + drills(step, 1)
+        return captions + asked + told + drills(step, 1) + edges(4 * steps.edges + step, 4)
 
     def watch(step: int) -> str:
         model.eval()
-        scores = answers(model, tokenizer, "val", 40) | worksheet_answers(model, tokenizer, "val", 40)
+        scores = answers(reader, tokenizer, "val", 40) | worksheet_answers(reader, tokenizer, "val", 40)
         return " ".join(f"{kind} {100 * score:.0f}" for kind, score in scores.items())
 
     phases = {
@@ -263,6 +210,7 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         "chat": (chatting, Schedule(steps.chat, peak=PEAK, cooldown=0.4), watch),
         "drills": (lambda step: drills(step, 18), Schedule(steps.drills, peak=PEAK, cooldown=0.1), None),
         "study": (studying, Schedule(steps.study, peak=PEAK, cooldown=0.4), watch),
+        "edges": (edges, Schedule(steps.edges, peak=NOTES_PEAK, cooldown=0.5), None),
         "maps": (mapping, Schedule(steps.maps, peak=MAPS_PEAK, cooldown=0.5), watch),
     }
     history = {}
@@ -272,26 +220,26 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         for looking in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
             looking.weight.requires_grad_(name != "notes")
         history[name] = fit(
-            model,
-            lambda step, samples=samples: next_token_loss(model, samples(step)),
-            muon_and_adamw(model),
+            reader,
+            lambda step, samples=samples: next_token_loss(reader, samples(step)),
+            muon_and_adamw(reader),
             schedule,
             folder / f"training-{name}",
             f"lm, {name}",
             watch=watched,
         )
-    return save_base(model.eval(), tokenizer, folder, history, CARD, measure(model, tokenizer))
+    return save_base(model.eval(), tokenizer, folder, history, CARD, measure(reader, tokenizer))
 
 
 CARD = ("tiny-Vicuna", "minillava pretrain lm")
 
 
-def measure(model: LlamaForCausalLM, tokenizer, scenes: int = 300) -> dict[str, str]:
+def measure(reader: Reader, tokenizer, scenes: int = 300) -> dict[str, str]:
     """The card's numbers: exact replies about told scenes by type, worksheets by domain, and maps."""
-    told = answers(model, tokenizer, "val", scenes)
-    sheets = worksheet_answers(model, tokenizer, "val", scenes)
+    told = answers(reader, tokenizer, "val", scenes)
+    sheets = worksheet_answers(reader, tokenizer, "val", scenes)
     table = {f"questions about told scenes: {kind}": score for kind, score in told.items()}
     table |= {f"worksheets about {about}": score for about, score in sheets.items()}
-    maps = map_answers(model, tokenizer, "val", scenes)
+    maps = map_answers(reader, tokenizer, "val", scenes)
     table |= {f"maps: {about}": score for about, score in maps.items()}
     return {title: f"{score:.1%}" for title, score in table.items()}

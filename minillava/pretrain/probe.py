@@ -12,8 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from minillava.images import PatchGeometry, preprocess
-from minillava.pretrain.clip_model import PATCH, embed_pictures, embed_texts
+from minillava.images import preprocess
+from minillava.pretrain.clip_model import GEOMETRY, embed_pictures, embed_texts
 from minillava.pretrain.readings import READ, Reading
 from minillava.toybox import language, records
 from minillava.toybox.claims import VALUES
@@ -22,6 +22,9 @@ from minillava.toybox.draw import draw
 from minillava.toybox.scene import SIZE, Object, Scene
 
 ATTRIBUTES = ("color", "shape", "size", "place")
+
+EDGES, STEPS = ("left", "top", "right", "bottom"), 16
+"""A box's edges in its order, and the parts of the picture's side among which the readout is to find them."""
 
 _BATCH = 50
 """Pictures that pass the tower at once."""
@@ -63,6 +66,8 @@ def linear_probes(model: CLIPModel, pictures: int = 600) -> dict[int, dict[str, 
         drawn.append(draw(scene))
         for one in scene.objects:
             readings += [(index, one.box, name, getattr(one, name)) for name in ATTRIBUTES]
+            edges = zip(EDGES, one.box, strict=True)
+            readings += [(index, one.box, f"{name} edge", str(edge * STEPS // SIZE)) for name, edge in edges]
             readings += [
                 (index, one.box, f"how many of its {name}", str(_alike(scene, one, name)))
                 for name in ("color", "shape")
@@ -98,9 +103,8 @@ def readout(
 
     Ridge regression on the first two thirds of the readings of each kind, scored on the rest.
     """
-    geometry = PatchGeometry(SIZE, SIZE, SIZE, PATCH, "square")
     things = {thing: i for i, thing in enumerate(dict.fromkeys((n, box) for n, box, *_ in readings))}
-    covers = [np.asarray(geometry.cells(box), np.float32).flatten() for _, box in things]
+    covers = [np.asarray(GEOMETRY.cells(box), np.float32).flatten() for _, box in things]
     shares = torch.from_numpy(np.stack(covers))
     shares /= shares.sum(1, keepdim=True)
     features = {layer: torch.empty(len(things), model.config.vision_config.hidden_size) for layer in layers}

@@ -1,11 +1,13 @@
 """The phase of all domains: rows and their facts, twins, regions, probes; on a few pictures."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from minillava.pretrain import clip, corpus
+from minillava.pretrain.clip_edges import edge_head
 from minillava.pretrain.clip_facts import (
     Row,
     count_rows,
@@ -22,6 +24,7 @@ from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.toybox import records
 from minillava.toybox.domain import facts, specimen
 from minillava.toybox.signs import SIGNS
+from minillava.toybox.sketch import SKETCH
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +49,31 @@ def drawn_rows(rng=None):
 
 
 def test_the_last_phases_are_of_all_domains():
-    *before, everything, reading, counting = clip.PHASES
+    *before, everything, reading, counting, edges = clip.PHASES
     assert not any(phase.mix for phase in before) and everything.name == "all"
-    for last in (everything, reading, counting):
+    assert edges.edges and not any(phase.edges for phase in clip.PHASES[:-1])
+    for last in (everything, reading, counting, edges):
         assert {domain for domain, _ in last.mix} == {domain for domain, _ in READ}
         assert last.scenes % 2 == 0 and last.kept == 64
+
+
+def test_edges_are_learned_of_scenes_and_sketches_alone(model, tokenizer, monkeypatch):
+    asked = []
+
+    def loss_of(head, patches, boxes):
+        asked.append(boxes)
+        return head.bias.sum()
+
+    monkeypatch.setattr(clip, "edges_loss", loss_of)
+    bias, head = torch.nn.Parameter(torch.tensor(-3.0)), edge_head(model.config.vision_config.hidden_size)
+    trained = torch.nn.ModuleDict({"clip": model, "bias": torch.nn.ParameterList([bias]), "edges": head})
+    phase = replace(clip.PHASES[-1], scenes=2, mix=((SIGNS, 1), (SKETCH, 1)))
+    loss = clip.batch_loss(trained, tokenizer, 0, random.Random(0), phase)
+    drawn = list(clip.scenes(0, random.Random(0), phase.most, 2))
+    sketch = specimen(SKETCH, "train", 0, seed=101)  # the batch's fourth picture
+    boxes = [(i, thing.box) for i, scene in enumerate(drawn) for thing in scene.objects]
+    assert asked == [boxes + [(3, thing.box) for thing in SKETCH.things(sketch)]]
+    assert torch.autograd.grad(loss, head.bias)[0].tolist() == [phase.edges] * 4
 
 
 def test_rows_are_the_picture_and_things_of_which_something_is_said():

@@ -1,20 +1,24 @@
-"""maps.py: pictures written out in words, cell by cell."""
-
-import random
+"""maps.py: pictures written out in symbols, cell by cell."""
 
 import pytest
 from transformers import AutoTokenizer
 
-from minillava.config import PRESETS
+from minillava.config import IGNORE_INDEX, PRESETS
 from minillava.conversation import encode
-from minillava.pretrain.maps import EMPTY, GRID, LAID_OUT, layout, map_sample, owners, words
+from minillava.pretrain.maps import EMPTY, GRID, LAID_OUT, edge_drill, layout, map_sample, owners, words
 from minillava.toybox import domain, mix, records
 from minillava.toybox.domain import Thing
 from minillava.toybox.mix import STAGE_1
+from minillava.toybox.regions import written
 from minillava.toybox.scene import SIZE
 
 SIDE = SIZE // GRID
 DOMAINS = (mix.SCENES, mix.SIGNS, mix.CREATURES, mix.LESSONS, mix.SKETCH)
+
+
+@pytest.fixture(scope="module")
+def toy_tokenizer():
+    return AutoTokenizer.from_pretrained(PRESETS["tiny"].language_model)
 
 
 def test_a_cell_belongs_to_the_thing_of_which_it_shows_most():
@@ -25,17 +29,34 @@ def test_a_cell_belongs_to_the_thing_of_which_it_shows_most():
 
 
 @pytest.mark.parametrize("one", DOMAINS, ids=lambda one: one.name)
-def test_a_map_says_what_is_where(one):
+def test_a_map_says_what_is_where(one, toy_tokenizer):
     for index in range(20):
         made = domain.specimen(one, "train", index)
-        said, there = words(one, made), owners(one.things(made))
-        shown = layout(one, made, random.Random(index))
-        assert len(shown) == len(there) == GRID**2
-        for word, owner in zip(shown, there, strict=True):
-            assert word in (said[owner] if owner is not None and said[owner] else (EMPTY,))
-        for number, known in enumerate(said):  # nothing is said twice before all is said once
-            cells = [w for w, owner in zip(shown, there, strict=True) if owner == number]
-            assert len(set(cells)) == min(len(cells), len(known))
+        things, said, there = one.things(made), words(one, made), owners(one.things(made))
+        shown = layout(one, made, toy_tokenizer, first=7)
+        assert len(shown.ids) == len(there) == GRID**2 and set(shown.labels) == {IGNORE_INDEX}
+        heaps = {heap.position - 7: heap for heap in shown.heaps}
+        for cell, (token, owner) in enumerate(zip(shown.ids, there, strict=True)):
+            if owner is None:
+                assert cell not in heaps and toy_tokenizer.decode(token) == EMPTY
+                continue
+            held = [token, *heaps[cell].words]
+            assert {toy_tokenizer.decode(word) for word in held} == set(said[owner] or (EMPTY,))
+            assert len(held) == max(1, len(said[owner]))
+            assert [edge * SIZE for edge in heaps[cell].edges] == pytest.approx(things[owner].box)
+
+
+def test_a_drill_asks_for_the_box_of_what_has_a_name_of_its_own(toy_tokenizer):
+    for index in range(20):
+        scene = domain.specimen(mix.SCENES, "train", index, 808)
+        told = [(f"{thing.size} {thing.color} {thing.shape}", thing) for thing in scene.objects]
+        names = [name for name, _ in told]
+        sample = edge_drill(index, toy_tokenizer)
+        text = toy_tokenizer.decode(sample.ids[1 + GRID**2 :])
+        asked = dict(line.strip(" .\n").split(": ") for line in text.split("The ")[1:])
+        assert asked == {name: written(thing.box) for name, thing in told if names.count(name) == 1}
+        learned = toy_tokenizer.decode([label for label in sample.labels if label != IGNORE_INDEX])
+        assert learned.split() == " ".join(asked.values()).split()
 
 
 def test_signs_are_read_from_left_to_right():
@@ -54,8 +75,10 @@ def test_a_map_stands_where_the_patches_of_the_stages_will(tokenizer, table, tem
         row = mix.share(table, "maps", index, 606)
         turns = records.record(row.domain, row.kind, "train", index, 606)["conversations"]
         wanted = encode(turns, tokenizer, template, True, GRID**2, max_length=512)
-        ids, labels = map_sample(table, template, index, tokenizer)
+        ids, labels, heaps = map_sample(table, template, index, tokenizer)
         assert labels == list(wanted.labels) and placeholder not in ids
+        positions = [i for i, w in enumerate(wanted.input_ids) if w == placeholder]
+        assert heaps and {heap.position for heap in heaps} <= set(positions)
         assert [i for i, w in zip(ids, wanted.input_ids, strict=True) if w != placeholder] == [
             w for w in wanted.input_ids if w != placeholder
         ]
@@ -67,9 +90,8 @@ def test_told_texts_blurs_and_counts_have_no_map():
 
 
 @pytest.mark.parametrize("one", DOMAINS, ids=lambda one: one.name)
-def test_every_word_of_a_map_is_one_token(one):
-    tokenizer = AutoTokenizer.from_pretrained(PRESETS["tiny"].language_model)
+def test_every_word_of_a_map_is_one_token(one, toy_tokenizer):
     for index in range(20):
         for word in {word for said in words(one, domain.specimen(one, "train", index)) for word in said}:
-            pieces = tokenizer.tokenize(word)
+            pieces = toy_tokenizer.tokenize(word)
             assert len([piece for piece in pieces if piece != "▁"]) == 1, word

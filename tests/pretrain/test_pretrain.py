@@ -16,6 +16,7 @@ from minillava.pretrain.loop import Schedule, fit
 from minillava.pretrain.muon import orthogonalize
 from minillava.pretrain.notes import notes
 from minillava.pretrain.probe import hard_negatives, linear_probes, zero_shot
+from minillava.pretrain.sample import Reader, next_token_loss, sheet
 from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.pretrain.worksheets import worksheet
 from minillava.toybox import language as words
@@ -51,7 +52,7 @@ def test_every_text_starts_with_bos_as_in_llama(toybox_tokenizer, tmp_path):
     for tokenizer in (toybox_tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         row = encode(corpus.conversation(0, seed=0), tokenizer, has_image=False)
         assert row.input_ids[0] == tokenizer.bos_token_id and row.input_ids.count(1) == 1
-        ids, labels = language.chat_sample(1, 2, tokenizer)
+        ids, labels, _ = language.chat_sample(1, 2, tokenizer)
         assert ids[0] == 1 and tokenizer.decode(ids[1:]).startswith("USER:") and len(ids) == len(labels)
 
 
@@ -124,7 +125,7 @@ def test_the_head_start_finds_what_followed_a_character(toybox_tokenizer):
     model = started(toybox_tokenizer)
     shares, even = [], []
     for seed in range(20):
-        (ids, _) = language.sheet(*drills.spelling(random.Random(seed)), toybox_tokenizer)
+        ids = sheet(*drills.spelling(random.Random(seed)), toybox_tokenizer).ids
         length = ids.index(toybox_tokenizer.eos_token_id) - ids.index(ids[-2]) - 1
         with torch.no_grad():
             second = model(torch.tensor([ids]), output_attentions=True).attentions[1][0, MATCHING:]
@@ -146,7 +147,7 @@ def test_notes_are_true_and_only_their_answers_are_learned(toybox_tokenizer):
                 word = asked.split()[1]
                 shown = [t for t in scene.objects if word in (t.color, words.PLURAL[t.shape], "objects")]
                 assert len(shown) == int(answer)
-        ids, labels = language.note_sample(index, 5, toybox_tokenizer)
+        ids, labels, _ = language.note_sample(index, 5, toybox_tokenizer)
         learned = [label for label in labels if label != -100]
         replies = toybox_tokenizer([answer for _, answer in pairs], add_special_tokens=False).input_ids
         assert learned == [token for reply in replies for token in reply] and ids[0] == 1
@@ -179,7 +180,7 @@ def test_worksheets_ask_about_every_domain_and_say_some_answers_before_the_optio
 
 def test_of_a_sheet_the_replies_and_their_ends_are_learned(toybox_tokenizer):
     pairs = [("Read it.", "K2"), ("Color?", "red")]
-    ids, labels = language.sheet("A red sign says K2.", pairs, toybox_tokenizer)
+    ids, labels, _ = sheet("A red sign says K2.", pairs, toybox_tokenizer)
     learned = [label for label in labels if label != -100]
     assert toybox_tokenizer.decode(learned).replace(" ", "") == "K2</s>red</s>"
     assert ids[0] == toybox_tokenizer.bos_token_id and labels[0] == -100
@@ -191,12 +192,12 @@ def test_next_token_loss_is_that_of_transformers(toybox_tokenizer):
     model = language.build_language_model(1280, toybox_tokenizer.pad_token_id)
     rng = random.Random(0)
     drawn = [drill(rng) for drill in (drills.spelling, drills.lettering) for _ in range(4)]
-    samples = [language.sheet(told, pairs, toybox_tokenizer) for told, pairs in drawn]
-    ours = language.next_token_loss(model, samples)
-    counts = [sum(label != -100 for label in labels) for _, labels in samples]
+    samples = [sheet(told, pairs, toybox_tokenizer) for told, pairs in drawn]
+    ours = next_token_loss(Reader(model), samples)
+    counts = [sum(label != -100 for label in sample.labels) for sample in samples]
     theirs = sum(
         model(torch.tensor([ids]), labels=torch.tensor([labels])).loss * n
-        for (ids, labels), n in zip(samples, counts, strict=True)
+        for (ids, labels, _), n in zip(samples, counts, strict=True)
     ) / sum(counts)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -205,7 +206,7 @@ def test_answers_counts_whole_answers(toybox_tokenizer):
     """A model that knows nothing scores nothing; every type is there."""
     torch.manual_seed(0)
     model = language.build_language_model(1280, toybox_tokenizer.pad_token_id).eval()
-    scores = language.answers(model, toybox_tokenizer, "val", 12)
+    scores = language.answers(Reader(model), toybox_tokenizer, "val", 12)
     assert scores["all"] < 0.05 and set(scores) == {"all", *words.TYPES}
 
 
@@ -261,7 +262,7 @@ def test_both_bases_are_made_saved_and_measured(toybox_tokenizer, tmp_path):
     assert tower.config.vision_config.image_size == 96
     assert 0 <= zero_shot(tower, toybox_tokenizer, 5) <= 1
     assert len(linear_probes(tower, 12)) == 7
-    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, language.Steps(2, 2, 2, 2, 2))
+    language.pretrain_language(tmp_path / "lm", toybox_tokenizer, language.Steps(2, 2, 2, 2, 2, 2))
     LlamaForCausalLM.from_pretrained(tmp_path / "lm")
     for folder, measured in (("clip", "right caption among 8"), ("lm", "told scenes: all")):
         card = (tmp_path / folder / "README.md").read_text()
