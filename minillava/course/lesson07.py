@@ -27,8 +27,8 @@ def _attend(answer: Any) -> str | None:
     scaled, future = scores / 2**0.5, torch.ones(3, 3).triu(1).bool()
     if isinstance(found, torch.Tensor) and found.isnan().any():
         return (
-            "it returns rows of nan: 0 · −∞ is nan, so hide scores by masked_fill; and a row that may not see "
-            "even itself has nothing to share out."
+            "it returns rows of nan: 0 · −∞ is nan, so hide scores by masked_fill; and a row that may not "
+            "see even itself has nothing to share out."
         )
     known = {
         "rows that see the future: position 0 may look at nobody but itself": scaled.softmax(-1),

@@ -297,10 +297,10 @@ print("trained is half again as good as never trained:", sum(trained.values()) >
 # Hold each attribute against its own chance: with eight colors, six shapes and nine places they differ. And believe
 # the last line. The projector has put patches into the neighborhood of the right words, though
 # no loss ever asked for that: the caption's loss only wanted the right words to come *out*. (It may help that
-# tiny-Vicuna has read words laid out in a grid before: `minillava/pretrain/maps.py`. A projector that you train may
-# end elsewhere: the language model then reads words of a language of their own, and "patches become words" is a
-# manner of speaking.) Nor is it ever 1: a row says more than one word can. And the scores look at
-# the rows that go *in*; what later layers make of them, they do not show.
+# tiny-Vicuna has read words laid out in a grid before, several in one position: `minillava/pretrain/maps.py`. A
+# projector that you train may end elsewhere: the language model then reads words of a language of their own, and
+# "patches become words" is a manner of speaking.) Nor is it ever 1: a row says more than one word can. And the
+# scores look at the rows that go *in*; what later layers make of them, they do not show.
 #
 # ## Break it: skip the projector
 # Features are 128 numbers, words 192. Copy the 128 over and fill up with zeros, or take a projector with

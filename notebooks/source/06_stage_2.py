@@ -3,7 +3,7 @@
 #
 # **After this notebook you can**
 # - say what stage 2 trains, in which order it reads its records, and what its loss is a mean of,
-# - run both stages yourself, in about a minute, and watch answers come out,
+# - run both stages yourself, in two minutes, and watch answers come out,
 # - read a table of accuracies beside its baselines, and find what the training did *not* teach.
 #
 # **You need** nothing but this repository: no GPU, no network. The two training cells take most of the time.
@@ -203,7 +203,7 @@ for devices, each in ((1, 16), (8, 4)):
 # with texts longer than ours. A gain is a property of data and machine: measure your own.
 #
 # ## Train it: stage 1
-# For a minute's worth of training we take small pictures: one thing on each, and four questions about it in one
+# For two minutes of training we take small pictures: one thing on each, and four questions about it in one
 # conversation. First the bases are joined, and the projector learns to be read, as in lesson 05.
 
 # %%
@@ -238,17 +238,17 @@ folder = tempfile.mkdtemp()
 with redirect_stdout(sys.stderr):  # the bar is for you; the notebook does not keep it
     first = train_stage(
         model, tiny.stages["stage1"], simple("train", 256, "stage1"), folder,
-        batch_size=16, epochs=2, learning_rate=5e-3, trainer={"accelerator": "cpu"},
+        batch_size=16, epochs=4, learning_rate=5e-3, trainer={"accelerator": "cpu"},
     )  # fmt: skip
 
 # %%
 losses = first.curve["train"][1]
-assert first.steps == len(losses) == 32 and losses[-1] < 0.8 * losses[0]
+assert first.steps == len(losses) == 64 and losses[-1] < 0.8 * losses[0]
 print("stage 1:", first.steps, "steps; what it left:", sorted(p.name for p in first.folder.iterdir()))
 
 # %% [markdown]
-# `projector.safetensors` is all that stage 1 has learned, `curve.csv` its loss. (A longer run also keeps a
-# `last.ckpt`, for going on after an interruption.)
+# `projector.safetensors` is all that stage 1 has learned, `curve.csv` its loss. (`last.ckpt` is for going on after an
+# interruption.)
 #
 # ## Train it: stage 2
 # Before it learns to answer, ask it. **Predict first:** the picture can be read now, and the language model has
@@ -302,7 +302,7 @@ answered_pictures(
 )  # fmt: skip
 
 # %% [markdown]
-# A minute, and it answers better than before. Does it *look*? Compare the last two numbers above the curves: only
+# Two minutes, and it answers nearly everything. Does it *look*? Compare the last two numbers above the curves: only
 # what is right with its own picture and wrong with another's was seen. (Had the two been close, this minute would
 # have taught it which answers fit which question, and little more.) Stage 2's loss begins low since the words of the
 # answers are few, and the language model knows them; low is not good.

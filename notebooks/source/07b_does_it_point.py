@@ -225,10 +225,10 @@ head_grid(ours.grid[0], "the row before a color: does it point?", baseline=anoth
 
 # %% [markdown]
 # Layer 1 stands out, which is no surprise. tiny-Vicuna did not have to grow its first *lookup heads*: some had been
-# written in before its training, which was on text alone, four of layer 1's six among them, to find a thing by its
-# words (`minillava/pretrain/head_start.py`). That most of them point at *patches* is what the
-# stages taught, for which pictures laid out in words had prepared it (`maps.py` beside it). In a large model nobody
-# knows beforehand which heads do this, so they have to be found.
+# written in before its training, in which there was no picture, four of layer 1's six among them, to find a thing by
+# its words (`minillava/pretrain/head_start.py`). That most of them point at *patches* is what the stages taught, for
+# which pictures laid out in symbols had prepared it (`maps.py` beside it). In a large model nobody knows beforehand
+# which heads do this, so they have to be found.
 #
 # Does the map follow the *question*? Pictures are asked about a thing A, and then about B:
 
