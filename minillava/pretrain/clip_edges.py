@@ -5,7 +5,7 @@ columns a patch stands in was read off the embeddings linearly for 99.7 % of pat
 and the edges of small things were off by as much as if only the third were known. So a linear head stands on
 every patch at the layer that LLaVA reads, as the box heads of OWL-ViT (arXiv 2205.06230) stand on CLIP's,
 and says in four numbers where the thing in the patch has its edges. Once the tower is trained the head is
-forgotten: what one matrix finds, a projector finds too.
+forgotten: what one matrix finds, a projector can find.
 """
 
 import numpy as np

@@ -21,8 +21,8 @@ TOGETHER = 6
 """Samples that pass the model at once."""
 
 WAVES = 4
-"""Frequencies in which an edge is written: from half a wave across the picture to two and a half. With more a
-cell says edges exactly, and no projector has learned to write them so."""
+"""Frequencies in which an edge is written: from half a wave across the picture to two and a half. Eight, up
+to nineteen waves, say it more exactly; that a projector learns to write the smoother code is a hope."""
 
 
 class Heap(NamedTuple):

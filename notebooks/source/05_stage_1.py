@@ -346,8 +346,8 @@ assert sum(late for _, late in heard.values()) > sum(early for early, _ in heard
 print("more words are right after 96 steps than before")
 
 # %% [markdown]
-# After a minute it writes captions, and nearly all of them are right. It does not learn all of it at once: half-way, at
-# step 48, it said 23 places and 20 sizes rightly, 9 shapes, and 3 colors, which is guessing. (Lesson 02 found color the
+# After a minute it writes captions, and nearly all of them are right. It does not learn all of it at once: a run of half
+# the steps ends with 23 places and 20 sizes right, 9 shapes, and 3 colors, which is guessing. (Lesson 02 found color the
 # easiest to read off a patch. Easy to read is not soon translated; why it comes last here, we do not know.) How quickly
 # it goes is the language model's merit, too: tiny-Vicuna has read *maps*, pictures laid out in symbols in a grid
 # (`minillava/pretrain/maps.py`). The more it knows of pictures by hearsay, the less is left to learn. LLaVA-1.5 takes

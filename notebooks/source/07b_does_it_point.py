@@ -66,7 +66,7 @@ seen = [sight for sight in sights(held_out("test")) if len(sight.things) >= 3][:
 found = look(model, seen)  # found.color: of each picture .maps [2 rows, layers, heads, grid, grid], .cover
 bare = look(untrained(model), seen)  # the same network, its weights drawn anew
 hits = [
-    # truth: patches of which the box holds half, of the row before the color
+    # truth: the patches that the box holds; maps[0]: those of the row before the color
     [bool(truth(one.cover).flatten()[heat.argmax()]) for layer in one.maps[0] for heat in layer]
     for one in found.color
 ]
@@ -204,7 +204,7 @@ print("the rows that predict a caption's words beat the other things:",
 # *color: the word itself* and *shape: the row before* are one and the same row, for a shape stands right behind its
 # color. So an error of one is hidden at a color, whose next word is about the same thing. It shows at the
 # shape, *the row before* against *the word itself*, after which the caption moves on: by the mean of heads it costs
-# much, by the best head little or nothing, for one head looks *back* at the thing just named. Pointing alone does not
+# more, by the best head little or nothing, for one head looks *back* at the thing just named. Pointing alone does not
 # tell reading in order to say from having said; that is why rows are chosen by what they predict.
 #
 # Read the verdict on *answer: the row before* before you believe any tool that draws one fixed row. A picture can
