@@ -295,7 +295,8 @@ def build_parser() -> argparse.ArgumentParser:
         leaves="a sheet of captioned pictures (toybox.png); the records on the screen.",
     )  # fmt: skip
     p.add_argument("action", choices=("show",))
-    p.add_argument("--domain", default="scenes", help="scenes, signs, creatures, lessons, sketch, elsewhere")
+    domains = "scenes, crowds, signs, creatures, lessons, sketch, elsewhere"
+    p.add_argument("--domain", default="scenes", help=domains)
     p.add_argument("--split", default="train", help="default: %(default)s")
     p.add_argument("--number", default=12, **count, help="default: %(default)s")
     p.add_argument("--seed", default=0, **number, help="default: %(default)s")
@@ -358,7 +359,3 @@ def _question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", type=utf8)
     parser.add_argument("--max-new-tokens", type=positive, default=96, metavar="N")
     _model(parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,6 +29,11 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert all(f"    {name}" in shown.stdout for name in COMMANDS)
 
 
+def test_the_package_itself_is_the_command():
+    shown = subprocess.run([sys.executable, "-m", "minillava", "--version"], capture_output=True, text=True)
+    assert shown.returncode == 0 and shown.stdout.startswith("minillava "), shown.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_help_has_an_example_that_parses_and_says_what_is_left(name, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -61,7 +61,7 @@ def test_torchrun_starts_as_many_processes_as_the_commands_expect():
     for words in commands(script):
         launch, args = get_args_parser().parse_args(words[1:]), parsed(words)
         assert words[0] == "torchrun"
-        assert (launch.module, launch.training_script) == (True, "minillava.cli")
+        assert (launch.module, launch.training_script) == (True, "minillava")
         assert (int(launch.nnodes), int(launch.nproc_per_node)) == (args.nodes, args.devices)
 
 

@@ -53,7 +53,7 @@ def fresh(*arguments: str) -> dict:
 
 
 COMMANDS = {
-    "`minillava --help`": ["-m", "minillava.cli", "--help"],
+    "`minillava --help`": ["-m", "minillava", "--help"],
     "`import minillava`": ["-c", "import minillava"],
     "`import minillava.training`": ["-c", "import minillava.training"],
     "`minillava.load('tiny')`": ["-c", "import minillava; minillava.load('tiny')"],
