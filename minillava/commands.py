@@ -374,7 +374,7 @@ def toybox(args: Arguments) -> None:
     from minillava.plots import contact_sheet
     from minillava.toybox import domain, mix, records
 
-    domains = {one.name: one for one, _ in mix.HELD_OUT}
+    domains = {row.domain.name: row.domain for row in mix.STAGE_2}
     if args.domain not in domains:
         raise ValueError(f"Toybox has no domain {args.domain!r}. Choose one of {', '.join(domains)}.")
     one = domains[args.domain]

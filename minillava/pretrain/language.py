@@ -8,7 +8,7 @@ up, it learns to chat about them, as Vicuna was made from LLaMA. What the other 
 take beside looking up, it learns in drills (`drills.py`) and worksheets (`worksheets.py`), and to read there
 signs told by their places. At last it reads maps (`maps.py`): what a picture shows and where, laid out in
 a grid of positions as the patches of a picture will be; first drills in reading edges off them, then all
-that the stages ask.
+that the stages ask, and drills in counting beside it.
 """
 
 import random
@@ -24,10 +24,10 @@ from minillava.config import IGNORE_INDEX
 from minillava.conversation import SYSTEM, encode
 from minillava.pretrain import corpus
 from minillava.pretrain.card import save_base
-from minillava.pretrain.drills import lettering, spelling
+from minillava.pretrain.drills import lettering, spelling, tallying
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
-from minillava.pretrain.maps import LAID_OUT, edge_drill, map_sample
+from minillava.pretrain.maps import LAID_OUT, NUMBERS, edge_drill, map_sample, tally_drill
 from minillava.pretrain.notes import notes
 from minillava.pretrain.sample import Reader, Sample, next_token_loss, replies, sheet
 from minillava.pretrain.worksheets import worksheet
@@ -143,7 +143,7 @@ class Steps:
     drills: int = 250
     study: int = 1300
     edges: int = 600
-    maps: int = 1200
+    maps: int = 1900
 
 
 def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int = 0) -> dict:
@@ -176,6 +176,11 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         rng = random.Random(f"drills/{seed}/{step}")
         return [sheet(*drill(rng), tokenizer) for drill in (spelling, lettering) for _ in range(number)]
 
+    def counting(step: int) -> list[Sample]:
+        rng = random.Random(f"tallies/{seed}/{step}")
+        told = [sheet(*tallying(rng), tokenizer) for _ in range(3)]
+        return told + draw(2, step, 0, lambda index: tally_drill(index, tokenizer))
+
     def reading(step: int) -> list[Sample]:
         most = 2 + sum(step >= share * steps.notes for share in GROWTH)
         return draw(12, step, 0, lambda index: note(index, most))
@@ -193,12 +198,13 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         return draw(number, step, 0, lambda index: edge_drill(index, tokenizer))
 
     def mapping(step: int) -> list[Sample]:
-        captions = draw(3, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
-        asked = draw(5, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
-        told = draw(6, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
-        told += draw(4, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
+        captions = draw(2, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
+        asked = draw(4, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
+        asked += draw(10, step, 2 * 10**6, lambda index: map_sample(NUMBERS, "v1", index, tokenizer))
+        told = draw(5, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
+        told += draw(3, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
         told += draw(1, step, 2 * 10**6, retelling) + draw(1, step, 2 * 10**6, caption)
-        return captions + asked + told + drills(step, 1) + edges(4 * steps.edges + step, 4)
+        return captions + asked + told + drills(step, 1) + edges(8 * steps.edges + step, 2) + counting(step)
 
     def watch(step: int) -> str:
         model.eval()

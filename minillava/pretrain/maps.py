@@ -16,14 +16,17 @@ from transformers import PreTrainedTokenizerBase
 
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import encode
+from minillava.pretrain.drills import tallies
 from minillava.pretrain.sample import Heap, Sample, replied
 from minillava.toybox import domain, mix, records
+from minillava.toybox.crowds import CROWDS
 from minillava.toybox.domain import Domain, Thing
 from minillava.toybox.elsewhere import ELSEWHERE
-from minillava.toybox.mix import STAGE_2, Table
+from minillava.toybox.mix import STAGE_2, Share, Table
 from minillava.toybox.regions import written
-from minillava.toybox.scene import SIZE
+from minillava.toybox.scene import SIZE, Scene
 from minillava.toybox.scenes import SCENES
+from minillava.toybox.sketch import SKETCH
 
 GRID = 8
 """Rows and columns of a map: as many as tiny-CLIP has patches."""
@@ -40,16 +43,28 @@ UNSAID = frozenset(
 """Words of facts that say nothing by themselves."""
 
 LAID_OUT = tuple(
-    row for row in STAGE_2 if row.kind not in ("text", "counting") and row.domain is not ELSEWHERE
+    row for row in STAGE_2 if row.kind != "text" and row.domain is not ELSEWHERE
 )
-"""What conversations are about: what stage 2 will ask about pictures. Counts are not among it: where things
-touch, a map does not say how many there are, and 500 steps of guessing unlearned counts told in words."""
+"""What conversations are about: what stage 2 will ask about pictures."""
+
+NUMBERS: Table = (
+    Share(SCENES, "region", 3),
+    Share(SKETCH, "questions", 4),
+    Share(CROWDS, "questions", 4),
+)
+"""Conversations in which what is there becomes numbers: they take more practice than their share."""
 
 
 def words(one: Domain, made) -> list[tuple[str, ...]]:
-    """What can be said about each thing of a picture in one word, or in one letter or digit."""
+    """What can be said about each thing of a picture in one word, or in one letter or digit.
+
+    But for sketches' numbers: where they stood beside the edges that they follow from, 1,900 steps taught to
+    choose among them, and no edge was ever looked at.
+    """
     if one is SCENES:
         return [(thing.size, thing.color, thing.shape) for thing in made.objects]
+    if one is SKETCH:
+        return [tuple(thing.name.split()) for thing in one.things(made)]
     said = domain.facts(one, made)[1:]
     names = [thing.name for thing in one.things(made)]
     texts = [f"{name} {' '.join(facts)}" for name, facts in zip(names, said, strict=True)]
@@ -110,9 +125,28 @@ def edge_drill(
     told = [(name, thing) for name, thing in zip(names, scene.objects, strict=True) if names.count(name) == 1]
     pairs = [(f"\nThe {name}:", written(thing.box)) for name, thing in told]
     random.Random(f"edges/{seed}/{index}").shuffle(pairs)
+    (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
+    return _asked(scene, pairs, tokenizer, stop)
+
+
+def tally_drill(index: int, tokenizer: PreTrainedTokenizerBase, seed: int = 808) -> Sample:
+    """The map of a crowd, and its tallies.
+
+    A map says how many there are only to who tells its things apart by their edges, for most fill several
+    cells. Where cells were single words, 500 steps of guessing unlearned even counts told in words.
+    """
+    scene = domain.specimen(CROWDS, "train", index, seed)
+    asked = tallies(scene, random.Random(f"tallies/{seed}/{index}"))
+    pairs = [(f"\n{question}", number) for question, number in asked]
+    return _asked(scene, pairs, tokenizer)
+
+
+def _asked(
+    scene: Scene, pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, stop: int | None = None
+) -> Sample:
+    """The map of a scene, then questions and replies, as `sample.sheet` has them."""
     shown = layout(SCENES, scene, tokenizer, first=1)
     ids, labels = [tokenizer.bos_token_id, *shown.ids], [IGNORE_INDEX, *shown.labels]
-    (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
     return Sample(*replied(ids, labels, pairs, tokenizer, stop), shown.heaps)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from minillava.toybox.creatures import CREATURES
+from minillava.toybox.crowds import CROWDS
 from minillava.toybox.domain import Domain
 from minillava.toybox.elsewhere import ELSEWHERE
 from minillava.toybox.lessons import LESSONS
@@ -47,7 +48,7 @@ STAGE_2: Table = (
     Share(SCENES, "dialogue", 40),
     Share(SCENES, "reasoning", 60),
     Share(SCENES, "region", 80),
-    Share(SCENES, "counting", 80),
+    Share(CROWDS, "questions", 80),
     Share(SCENES, "choice", 60),
     Share(SCENES, "pope", 20),
     Share(SIGNS, "questions", 110),

@@ -19,9 +19,8 @@ from minillava.toybox.scenes import SCENES, scenes
 TURNS = 12
 """The most questions about one picture in one training conversation."""
 
-ASKED = {"questions": 8, "dialogue": 4, "reasoning": 4, "region": 2, "choice": 1, "counting": 0}
-"""The most questions of a kind about one held-out picture; of other kinds, all that there are. How well it
-counts, the short questions say."""
+ASKED = {"questions": 8, "dialogue": 4, "reasoning": 4, "region": 2, "choice": 1}
+"""The most questions of a kind about one held-out picture; of other kinds, all that there are."""
 
 SPLITS = domain.splits(SCENES)
 """Splits of scenes: `test` is i.i.d.; the last three each change one thing: the wording, the color-shape

@@ -7,7 +7,6 @@ import random
 
 from minillava.toybox import language
 from minillava.toybox.choices import choices
-from minillava.toybox.counting import counting
 from minillava.toybox.descriptions import description
 from minillava.toybox.dialogue import dialogue
 from minillava.toybox.domain import Domain, Question
@@ -79,7 +78,6 @@ def scenes(most: int = MAX_OBJECTS) -> Domain[Scene]:
             "choice": choices,
             "pope": pope,
             "region": regions,
-            "counting": counting,
         },
     )
 

@@ -174,7 +174,7 @@ from minillava.course.figures import shares
 from minillava.toybox import mix
 
 part = {
-    "questions": "short answers", "counting": "short answers", "pope": "short answers",
+    "questions": "short answers", "pope": "short answers",
     "region": "regions", "choice": "letters",
     "description": "detail", "dialogue": "detail", "reasoning": "detail", "text": "text only",
 }  # fmt: skip

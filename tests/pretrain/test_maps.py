@@ -1,11 +1,24 @@
 """maps.py: pictures written out in symbols, cell by cell."""
 
+import re
+
 import pytest
 from transformers import AutoTokenizer
 
 from minillava.config import IGNORE_INDEX, PRESETS
 from minillava.conversation import encode
-from minillava.pretrain.maps import EMPTY, GRID, LAID_OUT, edge_drill, layout, map_sample, owners, words
+from minillava.pretrain.maps import (
+    EMPTY,
+    GRID,
+    LAID_OUT,
+    NUMBERS,
+    edge_drill,
+    layout,
+    map_sample,
+    owners,
+    tally_drill,
+    words,
+)
 from minillava.toybox import domain, mix, records
 from minillava.toybox.domain import Thing
 from minillava.toybox.mix import STAGE_1
@@ -59,6 +72,28 @@ def test_a_drill_asks_for_the_box_of_what_has_a_name_of_its_own(toy_tokenizer):
         assert learned.split() == " ".join(asked.values()).split()
 
 
+def test_a_tally_asks_how_many_a_map_shows(toy_tokenizer):
+    asked = 0
+    for index in range(40):
+        sample = tally_drill(index, toy_tokenizer)
+        shown = [({sample.ids[heap.position], *heap.words}, heap.edges) for heap in sample.heaps]
+        told = toy_tokenizer.decode(sample.ids[1 + GRID**2 :])
+        for question, color, number in re.findall(r"\n(.* (red|blue|green) objects.*?\?) ?(\d)", told):
+            (word,) = toy_tokenizer(color, add_special_tokens=False).input_ids[-1:]
+            assert number == str(len({edges for words, edges in shown if word in words})), question
+            asked += 1
+        learned = [label for label in sample.labels if label != IGNORE_INDEX]
+        assert {*toy_tokenizer.decode(learned).replace("</s>", " ").split()} <= {*"012345"}
+    assert asked > 20
+
+
+def test_a_sketchs_map_has_no_number_but_its_edges(toy_tokenizer):
+    for index in range(20):
+        made = domain.specimen(mix.SKETCH, "train", index)
+        assert not {*"0123456789"} & {word for said in words(mix.SKETCH, made) for word in said}
+        assert layout(mix.SKETCH, made, toy_tokenizer).heaps
+
+
 def test_signs_are_read_from_left_to_right():
     for index in range(20):
         made = domain.specimen(mix.SIGNS, "train", index)
@@ -68,7 +103,7 @@ def test_signs_are_read_from_left_to_right():
         assert all(columns) and columns == sorted(columns, key=lambda c: sum(c) / len(c))
 
 
-@pytest.mark.parametrize("table, template", [(STAGE_1, "plain"), (LAID_OUT, "v1")])
+@pytest.mark.parametrize("table, template", [(STAGE_1, "plain"), (LAID_OUT, "v1"), (NUMBERS, "v1")])
 def test_a_map_stands_where_the_patches_of_the_stages_will(tokenizer, table, template):
     placeholder = tokenizer.convert_tokens_to_ids("<image>")
     for index in range(12):
@@ -85,8 +120,9 @@ def test_a_map_stands_where_the_patches_of_the_stages_will(tokenizer, table, tem
         assert ids == map_sample(table, template, index, tokenizer)[0]
 
 
-def test_told_texts_blurs_and_counts_have_no_map():
-    assert {row.kind for row in LAID_OUT}.isdisjoint({"text", "counting"}) and len(LAID_OUT) == 11
+def test_told_texts_and_blurs_have_no_map():
+    assert len(LAID_OUT) == 12 and "text" not in {row.kind for row in LAID_OUT}
+    assert "elsewhere" not in {row.domain.name for row in LAID_OUT}
 
 
 @pytest.mark.parametrize("one", DOMAINS, ids=lambda one: one.name)
