@@ -27,7 +27,15 @@ from minillava.pretrain.card import save_base
 from minillava.pretrain.drills import lettering, spelling, tallying
 from minillava.pretrain.head_start import start_with_lookup
 from minillava.pretrain.loop import Schedule, fit, muon_and_adamw
-from minillava.pretrain.maps import LAID_OUT, NUMBERS, edge_drill, map_sample, tally_drill
+from minillava.pretrain.maps import (
+    LAID_OUT,
+    NUMBERS,
+    SKETCHES,
+    code_drill,
+    edge_drill,
+    map_sample,
+    tally_drill,
+)
 from minillava.pretrain.notes import notes
 from minillava.pretrain.sample import Reader, Sample, next_token_loss, replies, sheet
 from minillava.pretrain.worksheets import worksheet
@@ -142,7 +150,7 @@ class Steps:
     chat: int = 1500
     drills: int = 250
     study: int = 1300
-    edges: int = 600
+    edges: int = 850
     maps: int = 1900
 
 
@@ -194,17 +202,20 @@ def pretrain_language(folder: Path, tokenizer, steps: Steps = Steps(), seed: int
         samples += draw(5, step, 10**6, chat) + draw(4, step, 2 * 10**6, note)
         return samples + draw(1, step, 10**6, retelling) + draw(1, step, 10**6, caption) + drills(step, 4)
 
-    def edges(step: int, number: int = 16) -> list[Sample]:
-        return draw(number, step, 0, lambda index: edge_drill(index, tokenizer))
+    def edges(step: int, boxes: int = 8, codes: int = 8) -> list[Sample]:
+        samples = draw(boxes, step, 0, lambda index: edge_drill(index, tokenizer))
+        return samples + draw(codes, step, 0, lambda index: code_drill(index, tokenizer))
 
     def mapping(step: int) -> list[Sample]:
         captions = draw(2, step, 0, lambda index: map_sample(STAGE_1, "plain", index, tokenizer))
+        captions += draw(2, step, 3 * 10**6, lambda index: map_sample(SKETCHES, "plain", index, tokenizer))
         asked = draw(4, step, 10**6, lambda index: map_sample(LAID_OUT, "v1", index, tokenizer))
-        asked += draw(10, step, 2 * 10**6, lambda index: map_sample(NUMBERS, "v1", index, tokenizer))
+        asked += draw(8, step, 2 * 10**6, lambda index: map_sample(NUMBERS, "v1", index, tokenizer))
         told = draw(5, step, 10**6, lambda index: sheet(*worksheet(index, 505)[1:], tokenizer))
         told += draw(3, step, 3 * 10**6, chat) + draw(2, step, 4 * 10**6, note)
         told += draw(1, step, 2 * 10**6, retelling) + draw(1, step, 2 * 10**6, caption)
-        return captions + asked + told + drills(step, 1) + edges(8 * steps.edges + step, 2) + counting(step)
+        told += drills(step, 1) + counting(step)
+        return captions + asked + told + edges(4 * steps.edges + step, 2, 4)
 
     def watch(step: int) -> str:
         model.eval()

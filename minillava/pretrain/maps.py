@@ -24,7 +24,7 @@ from minillava.toybox.domain import Domain, Thing
 from minillava.toybox.elsewhere import ELSEWHERE
 from minillava.toybox.mix import STAGE_2, Share, Table
 from minillava.toybox.regions import written
-from minillava.toybox.scene import SIZE, Scene
+from minillava.toybox.scene import SIZE
 from minillava.toybox.scenes import SCENES
 from minillava.toybox.sketch import SKETCH
 
@@ -54,6 +54,9 @@ NUMBERS: Table = (
 )
 """Conversations in which what is there becomes numbers: they take more practice than their share."""
 
+SKETCHES: Table = (Share(SKETCH, "detail", 1),)
+"""Captions of sketches, the only ones with numbers: from them a projector learns to write edges."""
+
 
 def words(one: Domain, made) -> list[tuple[str, ...]]:
     """What can be said about each thing of a picture in one word, or in one letter or digit.
@@ -61,7 +64,7 @@ def words(one: Domain, made) -> list[tuple[str, ...]]:
     But for sketches' numbers: where they stood beside the edges that they follow from, 1,900 steps taught to
     choose among them, and no edge was ever looked at.
     """
-    if one is SCENES:
+    if one in (SCENES, CROWDS):
         return [(thing.size, thing.color, thing.shape) for thing in made.objects]
     if one is SKETCH:
         return [tuple(thing.name.split()) for thing in one.things(made)]
@@ -122,11 +125,19 @@ def edge_drill(
     """
     scene = domain.specimen(SCENES, split, index, seed)
     names = [" ".join(said) for said in words(SCENES, scene)]
-    told = [(name, thing) for name, thing in zip(names, scene.objects, strict=True) if names.count(name) == 1]
-    pairs = [(f"\nThe {name}:", written(thing.box)) for name, thing in told]
-    random.Random(f"edges/{seed}/{index}").shuffle(pairs)
+    boxes = [written(thing.box) for thing in scene.objects]
     (stop,) = tokenizer(".", add_special_tokens=False).input_ids[-1:]
-    return _asked(scene, pairs, tokenizer, stop)
+    return _drill(SCENES, scene, _named(names, boxes, f"edges/{seed}/{index}"), tokenizer, stop)
+
+
+def code_drill(
+    index: int, tokenizer: PreTrainedTokenizerBase, split: str = "train", seed: int = 808
+) -> Sample:
+    """The map of a sketch, then the line of SVG of each shape that has a name of its own."""
+    sketch = domain.specimen(SKETCH, split, index, seed)
+    names = [thing.name for thing in SKETCH.things(sketch)]
+    lines = [shape.code() for shape in sketch.shapes]
+    return _drill(SKETCH, sketch, _named(names, lines, f"codes/{seed}/{index}"), tokenizer)
 
 
 def tally_drill(index: int, tokenizer: PreTrainedTokenizerBase, seed: int = 808) -> Sample:
@@ -135,17 +146,28 @@ def tally_drill(index: int, tokenizer: PreTrainedTokenizerBase, seed: int = 808)
     A map says how many there are only to who tells its things apart by their edges, for most fill several
     cells. Where cells were single words, 500 steps of guessing unlearned even counts told in words.
     """
-    scene = domain.specimen(CROWDS, "train", index, seed)
-    asked = tallies(scene, random.Random(f"tallies/{seed}/{index}"))
-    pairs = [(f"\n{question}", number) for question, number in asked]
-    return _asked(scene, pairs, tokenizer)
+    crowd = domain.specimen(CROWDS, "train", index, seed)
+    asked = tallies(crowd, random.Random(f"tallies/{seed}/{index}"))
+    return _drill(CROWDS, crowd, [(f"\n{question}", number) for question, number in asked], tokenizer)
 
 
-def _asked(
-    scene: Scene, pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, stop: int | None = None
+def _named(names: list[str], replies: list[str], seed: str) -> list[tuple[str, str]]:
+    """In any order, each name that is there once, and the reply to it."""
+    pairs = [(f"\nThe {name}:", reply) for name, reply in zip(names, replies, strict=True)]
+    pairs = [pair for pair, name in zip(pairs, names, strict=True) if names.count(name) == 1]
+    random.Random(seed).shuffle(pairs)
+    return pairs
+
+
+def _drill(
+    one: Domain,
+    made,
+    pairs: list[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    stop: int | None = None,
 ) -> Sample:
-    """The map of a scene, then questions and replies, as `sample.sheet` has them."""
-    shown = layout(SCENES, scene, tokenizer, first=1)
+    """The map of a picture, then questions and replies, as `sample.sheet` has them."""
+    shown = layout(one, made, tokenizer, first=1)
     ids, labels = [tokenizer.bos_token_id, *shown.ids], [IGNORE_INDEX, *shown.labels]
     return Sample(*replied(ids, labels, pairs, tokenizer, stop), shown.heaps)
 

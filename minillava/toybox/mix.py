@@ -34,18 +34,18 @@ class Share:
 Table = tuple[Share, ...]
 
 STAGE_1: Table = (
-    Share(SCENES, "detail", 350),
+    Share(SCENES, "detail", 320),
     Share(SIGNS, "detail", 400),
     Share(CREATURES, "detail", 80),
     Share(LESSONS, "detail", 120),
-    Share(SKETCH, "detail", 50),
+    Share(SKETCH, "detail", 80),
 )
 """Dense captions of all domains: LLaVA-Pretrain's counterpart."""
 
 STAGE_2: Table = (
     Share(SCENES, "questions", 195),
     Share(SCENES, "description", 75),
-    Share(SCENES, "dialogue", 40),
+    Share(SCENES, "dialogue", 25),
     Share(SCENES, "reasoning", 60),
     Share(SCENES, "region", 80),
     Share(CROWDS, "questions", 80),
@@ -54,7 +54,7 @@ STAGE_2: Table = (
     Share(SIGNS, "questions", 110),
     Share(CREATURES, "questions", 70),
     Share(LESSONS, "questions", 80),
-    Share(SKETCH, "questions", 50),
+    Share(SKETCH, "questions", 65),
     Share(ELSEWHERE, "questions", 20),
     Share(SCENES, "text", 30),
     Share(SIGNS, "text", 8),

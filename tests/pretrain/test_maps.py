@@ -12,6 +12,7 @@ from minillava.pretrain.maps import (
     GRID,
     LAID_OUT,
     NUMBERS,
+    code_drill,
     edge_drill,
     layout,
     map_sample,
@@ -70,6 +71,19 @@ def test_a_drill_asks_for_the_box_of_what_has_a_name_of_its_own(toy_tokenizer):
         assert asked == {name: written(thing.box) for name, thing in told if names.count(name) == 1}
         learned = toy_tokenizer.decode([label for label in sample.labels if label != IGNORE_INDEX])
         assert learned.split() == " ".join(asked.values()).split()
+
+
+def test_a_drill_asks_for_the_code_of_what_has_a_name_of_its_own(toy_tokenizer):
+    for index in range(20):
+        sketch = domain.specimen(mix.SKETCH, "train", index, 808)
+        names = [thing.name for thing in mix.SKETCH.things(sketch)]
+        sample = code_drill(index, toy_tokenizer)
+        text = toy_tokenizer.decode(sample.ids[1 + GRID**2 :])
+        asked = dict(line.strip(" </s>\n").split(": <") for line in text.split("The ")[1:])
+        told = zip(names, sketch.shapes, strict=True)
+        assert asked == {name: shape.code().strip("</>") for name, shape in told if names.count(name) == 1}
+        learned = [label for label in sample.labels if label != IGNORE_INDEX]
+        assert learned.count(toy_tokenizer.eos_token_id) == len(asked)
 
 
 def test_a_tally_asks_how_many_a_map_shows(toy_tokenizer):
