@@ -61,7 +61,7 @@ SKETCHES: Table = (Share(SKETCH, "detail", 1),)
 def words(one: Domain, made) -> list[tuple[str, ...]]:
     """What can be said about each thing of a picture in one word, or in one letter or digit.
 
-    But for sketches' numbers: where they stood beside the edges that they follow from, 1,900 steps taught to
+    But for sketches' numbers: where they stood beside the edges that they follow from, 1,950 steps taught to
     choose among them, and no edge was ever looked at.
     """
     if one in (SCENES, CROWDS):
