@@ -237,13 +237,13 @@ model = checkpoints.from_bases(tiny.vision_tower, tiny.language_model, seed=0)
 folder = tempfile.mkdtemp()
 with redirect_stdout(sys.stderr):  # the bar is for you; the notebook does not keep it
     first = train_stage(
-        model, tiny.stages["stage1"], simple("train", 256, "stage1"), folder,
+        model, tiny.stages["stage1"], simple("train", 384, "stage1"), folder,
         batch_size=16, epochs=4, learning_rate=5e-3, trainer={"accelerator": "cpu"},
     )  # fmt: skip
 
 # %%
 losses = first.curve["train"][1]
-assert first.steps == len(losses) == 64 and losses[-1] < 0.8 * losses[0]
+assert first.steps == len(losses) == 96 and losses[-1] < 0.8 * losses[0]
 print("stage 1:", first.steps, "steps; what it left:", sorted(p.name for p in first.folder.iterdir()))
 
 # %% [markdown]

@@ -203,9 +203,9 @@ print("the rows that predict a caption's words beat the other things:",
 #
 # *color: the word itself* and *shape: the row before* are one and the same row, for a shape stands right behind its
 # color. So an error of one is hidden at a color, whose next word is about the same thing. It shows at the
-# shape, *the row before* against *the word itself*, after which the caption moves on: by the mean of heads it costs
-# more, by the best head little or nothing, for one head looks *back* at the thing just named. Pointing alone does not
-# tell reading in order to say from having said; that is why rows are chosen by what they predict.
+# shape, *the row before* against *the word itself*, after which the caption moves on; and even there it costs little,
+# for some heads look *back* at the thing just named, as lesson 07 found. Pointing alone does not tell reading in order
+# to say from having said; that is why rows are chosen by what they predict.
 #
 # Read the verdict on *answer: the row before* before you believe any tool that draws one fixed row. A picture can
 # reach an answer by way of a word of the question, and then the answer's own row is blank while nothing is wrong;
