@@ -250,8 +250,8 @@ late = told.on_patches(told.attention(words).mean((0, 1)))
 word_by_word(told.image, [told.tokens[word] for word in words], late, late.sum((1, 2)), boxes, columns=4)
 
 # %% [markdown]
-# It looks as good as the right one. **Predict first:** these are means over all heads. Layer by layer, does the share
-# of a color's map that lies in its box stay the same in all, or fall in some?
+# As good as the right one. **Predict first:** these are means over all heads. Layer by layer, does a color's share in
+# its box stay, or fall in some?
 
 # %%
 from minillava.grounding import mass_in_box
@@ -268,12 +268,10 @@ for layer, (before, after) in enumerate(in_box):
     print(f"layer {layer}: {before:.2f} in the box; one row late {after:.2f}")
 
 # %% [markdown]
-# One layer looks at the thing in every row that speaks of it, and is so strong that the mean is its. Another looks at
-# it before the color is said, and is done when it has been: only there the error shows. A mean over heads can hide a
-# wrong row, as any mean hides what differs.
+# One layer looks at the thing in every row that speaks of it, and the mean is mostly its. Another looks before the
+# color is said, not after: only there the error shows. A mean hides what differs.
 #
-# But one caption is one caption. Each eye finds what it hopes for, and several things are several chances: the next
-# lesson counts.
+# But one caption is one caption: the next lesson counts.
 #
 # `minillava attend --image data/example.png "What color is the square?"` writes such maps for any picture: a figure,
 # and a page on which each word shows its map, with its mass.
