@@ -226,8 +226,8 @@ TINY_LONG = replace(
     name="tiny-long",
     stages=TINY.stages | {"stage2": replace(TINY.stages["stage2"], samples=38_400)},
 )
-"""Four and a half times the conversations, an hour: counts, signs, boxes and lessons gain. It made the
-shipped tiny-llava."""
+"""Four and a half times the conversations, an hour: counts, signs, boxes, lessons and sketches gain. It made
+the shipped tiny-llava."""
 
 PRESETS = {
     preset.name: preset

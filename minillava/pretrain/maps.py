@@ -42,9 +42,7 @@ UNSAID = frozenset(
 )
 """Words of facts that say nothing by themselves."""
 
-LAID_OUT = tuple(
-    row for row in STAGE_2 if row.kind != "text" and row.domain is not ELSEWHERE
-)
+LAID_OUT = tuple(row for row in STAGE_2 if row.kind != "text" and row.domain is not ELSEWHERE)
 """What conversations are about: what stage 2 will ask about pictures."""
 
 NUMBERS: Table = (

@@ -302,7 +302,7 @@ answered_pictures(
 )  # fmt: skip
 
 # %% [markdown]
-# Two minutes, and it answers nearly everything. Does it *look*? Compare the last two numbers above the curves: only
+# Two minutes, and it answers some nine in ten. Does it *look*? Compare the last two numbers above the curves: only
 # what is right with its own picture and wrong with another's was seen. (Had the two been close, these minutes would
 # have taught it which answers fit which question, and little more.) Stage 2's loss begins low since the words of the
 # answers are few, and the language model knows them; low is not good.

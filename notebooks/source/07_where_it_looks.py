@@ -260,8 +260,8 @@ colors = slice(1, None, 2)  # every other word, after the function word
 covers = np.stack([told.geometry.cells(box[0]) for box in boxes[colors]])
 right, own = (told.attention(rows).mean(1)[:, colors] for rows in ([word - 1 for word in words], words))
 in_box = [[mass_in_box(told.on_patches(row), covers).mean() for row in pair] for pair in zip(right, own, strict=True)]
-assert any(after < 0.5 * before for before, after in in_box)
-print("in some layer a color's own row has lost more than half of its share: True")
+fades = any(after < 0.5 * before for before, after in in_box)
+print("in some layer a color's own row has lost more than half of its share:", fades)
 
 # %% tags=["nbval-ignore-output"]
 for layer, (before, after) in enumerate(in_box):
