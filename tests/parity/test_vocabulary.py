@@ -5,9 +5,12 @@ Original: 32000 tokens and `<unk>` as padding. llava-hf: `<image>` 32000, `<pad>
 """
 
 import copy
+import io
+import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from helpers import dataset, png, record
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -87,3 +90,22 @@ def test_training_pads_right_and_generation_left(make_model, tokenizer, picture,
     assert prompts["attention_mask"][:, -1].all()
     exported = AutoTokenizer.from_pretrained(checkpoints.export(model, tmp_path / "export"))
     assert exported.padding_side == "left" and exported.pad_token == "<pad>"
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone(tmp_path):
+    """What Vicuna's folders and the original's have: its ids are those of SentencePiece itself."""
+    written = "A chat between a curious user and an assistant. USER: What color is the ball? ASSISTANT: Red."
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([written] * 20), model_writer=made, vocab_size=310, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(made.getvalue())
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = checkpoints.read_tokenizer(tmp_path)
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    for text in (written, "the user is an assistant", "é ball  ?"):
+        assert tokenizer(text).input_ids == [1, *theirs.encode(text)]
