@@ -7,6 +7,7 @@ import json
 import os
 import textwrap
 from argparse import Namespace as Arguments
+from itertools import islice
 from pathlib import Path
 
 from minillava.config import DATA, PRESETS, Preset, StageConfig
@@ -41,8 +42,8 @@ def _load(args: Arguments, device=None):
     return checkpoints.load(args.model, base=args.base).to(device or usable())
 
 
-LEFT_OUT = "MINILLAVA_LEFT_OUT"
-"""The environment variable that names a file of record numbers."""
+LEFT_OUT = "MINILLAVA_LEFT_OUT_"
+"""What environment variables begin with that name a file of record numbers."""
 
 
 def _write_json(file: Path | None, content: dict | list) -> None:
@@ -91,7 +92,7 @@ def train(args: Arguments) -> None:
     split_batch(stage, args.device_batch, args.devices * args.nodes)  # before minutes of loading and audit
     model = _starting_model(preset, stage, args)
     records = _audited(_records(preset, stage, args), model, stage, args)
-    validation, probes = _watched(stage, args)
+    validation, probes = _watched(model, stage, args)
     try:
         result = train_stage(
             model,
@@ -113,7 +114,8 @@ def train(args: Arguments) -> None:
             trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
         )
     finally:
-        os.environ.pop(LEFT_OUT, None)
+        for name in [name for name in os.environ if name.startswith(LEFT_OUT)]:
+            del os.environ[name]
     _, losses = result.curve["train"]
     fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     _say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
@@ -186,18 +188,19 @@ def _records(preset: Preset, stage: StageConfig, args: Arguments):
     return make("train", stage.samples, args.seed)
 
 
-def _watched(stage: StageConfig, args: Arguments) -> tuple:
+def _watched(model, stage: StageConfig, args: Arguments) -> tuple:
     """The records of `--validation`, and where the stage learns to answer the first questions of two."""
     if not args.validation:
         return None, []
-    from minillava.records import first_question, load_records
+    from minillava.records import first_question, load_records, text_problem
 
-    records = load_records(args.validation)
-    shown = range(min(2, len(records)) if stage.template != "plain" else 0)
-    return records, [first_question(records[index], args.image_root) for index in shown]
+    records = _audited(load_records(args.validation), model, stage, args, "validation-")
+    each = (records[index] for index in range(len(records) if stage.template != "plain" else 0))
+    sound = islice((record for record in each if not text_problem(record)), 2)
+    return records, [first_question(record, args.image_root) for record in sound]
 
 
-def _audited(records, model, stage: StageConfig, args: Arguments):
+def _audited(records, model, stage: StageConfig, args: Arguments, kind: str = ""):
     """The records, looked at before training: by the first process, or by all that have to skip some. Those
     that Lightning starts once the first one is through find in their environment what it left out."""
     if args.no_audit or not (_is_first() or args.skip_broken):
@@ -205,8 +208,9 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
     from minillava.data import audit
     from minillava.records import less
 
-    if LEFT_OUT in os.environ and not _is_first():
-        return less(records, json.loads(Path(os.environ[LEFT_OUT]).read_text()))
+    left_out = f"{LEFT_OUT}{kind.upper().replace('-', '_')}"
+    if left_out in os.environ and not _is_first():
+        return less(records, json.loads(Path(os.environ[left_out]).read_text()))
 
     report = audit(
         records,
@@ -219,7 +223,7 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
     )
     _say(str(report))
     if _is_first() and (report.problems or report.notes):
-        file = args.run_dir / stage.name / "audit.json"
+        file = args.run_dir / stage.name / f"{kind}audit.json"
         _write_json(file, report.to_dict())
         print(f"All of them, by id: {file}")
     broken = len({problem.index for problem in report.problems})
@@ -227,9 +231,9 @@ def _audited(records, model, stage: StageConfig, args: Arguments):
         raise ValueError(f"None of {report.records} records can be trained on; see above.")
     if not broken or args.skip_broken:
         if _is_first() and args.skip_broken:
-            file = args.run_dir / stage.name / "left-out.json"
+            file = args.run_dir / stage.name / f"{kind}left-out.json"
             _write_json(file, sorted({problem.index for problem in report.problems}))
-            os.environ[LEFT_OUT] = str(file)
+            os.environ[left_out] = str(file)
         return report.without_problems(records)
     raise ValueError(
         f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "

@@ -51,6 +51,9 @@ SYSTEM = (
 )
 """Vicuna v1.1's system prompt, used for training and all of LLaVA-1.5's evaluation (issue #129)."""
 
+HALF = "half of a character (a lone surrogate, such as \\ud83d): write the whole one, or leave it out"
+"""What is said of a text that is not `whole`."""
+
 Turn = dict[str, str | None]
 Span = tuple[int, int]
 
@@ -147,6 +150,15 @@ def encode(
     return Encoded(prompt, input_ids, labels, tuple(problems), num_images)
 
 
+def whole(text: str) -> bool:
+    """Whether a text has no lone surrogate: half of a character, which JSON can hold, tokenizers not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def move_image_to_front(turn: Turn) -> Turn:
     """The turn with `<image>`, wherever it stood, as its first line (`preprocess_multimodal`)."""
     text = turn.get("value")
@@ -211,6 +223,8 @@ def _checked(conversations: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
                 f"Turn {i} ({role}) has the value {text!r}; expected text. "
                 "Only the last answer may be None, to ask for it."
             )
+        if text and not whole(text):
+            raise ValueError(f"Turn {i} ({role}) has {HALF}.")
     if turns[0]["from"] == "gpt":
         turns = turns[1:]
         problems.append("leading_answer: the conversation starts with an answer, which is left out")
@@ -282,7 +296,8 @@ def _backend_without_image_token(tokenizer: PreTrainedTokenizerBase) -> Tokenize
     The token is renamed, not removed, so that every other id stays what it is.
     """
     text = tokenizer.backend_tokenizer.to_str(pretty=False)
-    return Tokenizer.from_str(text.replace(json.dumps(IMAGE_TOKEN), '"\\ue000"'))
+    # Code points that Unicode keeps out of texts: a private one may be an icon in some font.
+    return Tokenizer.from_str(text.replace(json.dumps(IMAGE_TOKEN), '"\\ufdd0image\\ufdd1"'))
 
 
 def pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minillava.config import IGNORE_INDEX
-from minillava.conversation import IMAGE_TOKEN, Encoded, encode
+from minillava.conversation import HALF, IMAGE_TOKEN, Encoded, encode, whole
 from minillava.images import open_image
 from minillava.shards import Skip, read_shards
 
@@ -122,9 +122,10 @@ def less(records: Records, bad: Collection[int]) -> Records:
 
 
 def first_question(record: Record, image_root: str | Path | None) -> tuple[Any, str]:
-    """What a record is asked first: its first picture, as `open_image` takes it, or None; and the words."""
+    """What a sound record is asked first: its first picture, as `open_image` takes it, or None; the words."""
     shown = [picture_source(picture, image_root) for picture in pictures(record)[:1]]
-    return (*shown, None)[0], record["conversations"][0]["value"]
+    asked = (turn["value"] for turn in record["conversations"] if turn["from"] == "human")
+    return (*shown, None)[0], next(asked)
 
 
 def image_key(source: Any) -> str:
@@ -369,14 +370,18 @@ def text_problem(record: Record) -> tuple[str, str] | None:
             return kind, f"a turn is from `human` or `gpt`, found {turn!r:.60}"
         if not isinstance(turn.get("value"), str):
             return kind, f"a turn's value is text, found {turn.get('value')!r:.60}"
+        if not whole(turn["value"]):
+            return kind, f"a turn has {HALF}: {turn['value']!r:.60}"
     # a turn has one picture at most: the template moves `<image>` to the front of its turn
     placeholders = sum(IMAGE_TOKEN in turn["value"] for turn in turns)
+    if not pictures(record) and not any(_shows(turn) for turn in turns):
+        placeholders = 0  # what the words `<image>` in a text are to the original, too
     if placeholders != len(pictures(record)):
         return (
             "pictures and placeholders differ",
             f"{len(pictures(record))} pictures, but {placeholders} turns with {IMAGE_TOKEN}",
         )
-    if extra := sum(turn["value"].count(IMAGE_TOKEN) for turn in turns) - placeholders:
+    if placeholders and (extra := sum(turn["value"].count(IMAGE_TOKEN) for turn in turns) - placeholders):
         return (
             "pictures and placeholders differ",
             f"{extra} {IMAGE_TOKEN} too many: a turn has one at most, for its picture",
@@ -384,6 +389,14 @@ def text_problem(record: Record) -> tuple[str, str] | None:
     if not any(turn["value"].strip() for turn in turns if turn["from"] == "gpt"):
         return "no answer", "no gpt turn has text, so there is nothing to learn from"
     return None
+
+
+def _shows(turn: dict) -> bool:
+    """Whether a turn has `<image>` where a picture's stands: first in a question, or on a line of its own."""
+    text = turn["value"].strip()
+    return turn["from"] == "human" and (
+        text.startswith(IMAGE_TOKEN) or IMAGE_TOKEN in (line.strip() for line in text.splitlines())
+    )
 
 
 def _cut(encoded: Encoded, tokenizer, max_length: int | None) -> tuple[list, list]:

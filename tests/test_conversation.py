@@ -149,6 +149,9 @@ def test_a_record_without_a_picture_reads_image_as_text(tokenizer):
     assert encoded.num_images == 0 and not encoded.problems
     plain = AutoTokenizer.from_pretrained(FOLDER / "vicuna_like")  # knows no <image>
     assert encode(turns, tokenizer, has_image=False) == encode(turns, plain, has_image=False)
+    turns = [human("\ue000 <image>"), gpt("An icon of some font.")]
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    assert image_id not in encode(turns, tokenizer, has_image=False).input_ids
 
 
 def test_max_length_counts_image_positions(tokenizer):

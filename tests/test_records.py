@@ -5,6 +5,7 @@ import pytest
 from helpers import PATCHES, SIZE, dataset, png, record
 
 from minillava import records
+from minillava.convert import convert
 from minillava.data import audit, load_records
 
 # Records
@@ -168,3 +169,29 @@ def test_a_cut_picture_rules_a_record_out(tmp_path, tokenizer):
     assert list(report.by_kind()) == ["picture cut"]
     with pytest.raises(ValueError, match="record 0 .*'late'.*picture is cut"):
         dataset([late], tokenizer, image_root=tmp_path, max_length=limit)[0]
+
+
+def test_image_in_a_text_is_a_word_but_not_where_a_picture_stands(tmp_path, tokenizer):
+    """A record without a picture: the original reads `<image>` there as text."""
+    feed = record("feed", question="Write a feed with an <image> tag.", answer="<rss>\n<image>\n</rss>")
+    assert not audit([feed], tokenizer=tokenizer).problems
+    sample = dataset([feed], tokenizer)[0]
+    assert tokenizer.convert_tokens_to_ids("<image>") not in sample["input_ids"].tolist()
+    assert "<image> </rss>" in " ".join(tokenizer.decode(sample["input_ids"]).split())
+    for lost in ("<image>\nWhat color?", "What color?\n<image>", "<image> What color?"):
+        (problem,) = audit([record("lost", question=lost)], tokenizer=tokenizer).problems
+        assert problem.kind == "pictures and placeholders differ"
+
+
+def test_half_a_character_is_named(tmp_path, tokenizer):
+    rows = [record("half", question="Hi \ud83d there"), record("whole", question="Hi \ud83d\ude00 there")]
+    rows = json.loads(json.dumps(rows))
+    for problems in (audit(rows).problems, audit(rows, tokenizer=tokenizer).problems):
+        assert [(found.id, found.kind) for found in problems] == [("half", "malformed conversation")]
+    with pytest.raises(ValueError, match="'half'.*half of a character"):
+        dataset(rows, tokenizer)[0]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    done = convert(tmp_path / "a.json", tmp_path / "b.parquet", skip_broken=True)
+    assert (done.records, len(done.skipped)) == (1, 1)
+    with pytest.raises(ValueError, match="'half'.*half of a character"):
+        convert(tmp_path / "a.json", tmp_path / "c.parquet")

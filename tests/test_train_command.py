@@ -35,6 +35,21 @@ def test_train_watches_the_loss_and_two_answers_on_records_held_out(model_folder
     assert said.count("step ") == 4 and said.count(repr(first)[1:-1]) in (4, 8) and said.count(" -> ") == 8
 
 
+def test_train_looks_at_the_records_to_watch_as_well(model_folder, records, tmp_path, capsys):
+    held_out = tmp_path / "held-out.json"
+    rows = json.loads(records.read_text())[:3]
+    rows[0]["conversations"] = []
+    rows[1]["conversations"].insert(0, {"from": "gpt", "value": "I speak first."})
+    held_out.write_text(json.dumps(rows))
+    argv = ["train", "stage2", "--data", str(records), "--from", model_folder, "--max-steps", "1"]
+    argv += ["--run-dir", str(tmp_path / "run"), "--device-batch", "4", "--validation", str(held_out)]
+    assert "1 of 3 records cannot be trained on" in mistake(capsys, *argv)
+    assert not (tmp_path / "run" / "stage2" / "curve.csv").exists()
+    assert main([*argv, "--skip-broken"]) == 0
+    said = (tmp_path / "run" / "stage2" / "generations.txt").read_text()
+    assert said.count(QUESTION) == said.count(" -> ") == 2 and "I speak first" not in said
+
+
 def test_train_stops_at_broken_records_unless_told_to_skip(model_folder, records, tmp_path, capsys):
     rows = json.loads(records.read_text())
     rows[5]["image"] = "nowhere.png"
@@ -165,7 +180,7 @@ def test_processes_started_after_the_audit_read_what_it_left_out(
     monkeypatch.setattr(training, "train_stage", train_stage)
     assert main(argv) == 0
     assert len(audited) == 1 and trained[0] == trained[1] and len(trained[0]) == 31
-    assert commands.LEFT_OUT not in os.environ
+    assert not any(name.startswith(commands.LEFT_OUT) for name in os.environ)
 
 
 def test_stage_2_asks_for_stage_1(tmp_path, capsys):
