@@ -151,6 +151,20 @@ def test_truncated_files_are_named(tmp_path, format):
         preprocess(path, 24)
 
 
+def test_what_pillow_cannot_convert_or_decode_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="mode La does not convert to RGB"):
+        open_image(Image.new("La", (5, 3)))
+
+    def unheard_of(*_):
+        raise NotImplementedError("Unknown pixel format flags 131")
+
+    for place in ("open", "Image.convert"):
+        with monkeypatch.context() as broken:
+            broken.setattr(f"PIL.Image.{place}", unheard_of)
+            with pytest.raises(ValueError, match="a.dds .*flags 131"):
+                open_image(file_of(noise(4, 4)), "a.dds")
+
+
 def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "notes.jpg").write_text("not a picture")
     with pytest.raises(ValueError, match="notes.jpg is not a picture"):
