@@ -120,7 +120,8 @@ def mean_feature(model: MiniLlava, images: Sequence[Picture], batch_size: int = 
     """The mean patch feature of some pictures, [D_v]: what a patch is when nothing is known of it."""
     size, total = model.config.vision_config.image_size, 0
     for start in range(0, len(images), batch_size):
-        batch = [preprocess(open_image(image), size) for image in images[start : start + batch_size]]
+        shown = images[start : start + batch_size]
+        batch = [preprocess(open_image(image), size, model.aspect) for image in shown]
         total = total + model.encode_images(torch.stack(batch).to(model.device)).sum(0)
     return total.mean(0) / len(images)
 

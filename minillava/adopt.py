@@ -4,7 +4,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from minillava.bases import greedy
+from minillava.bases import attach
 from minillava.model import MiniLlava
 
 
@@ -34,6 +34,4 @@ def adopt(
     adopted.multi_modal_projector = model.model.multi_modal_projector
     adopted.language_model.model = model.model.language_model
     adopted.language_model.lm_head = model.lm_head
-    adopted.language_model.generation_config = greedy(tokenizer)
-    adopted.tokenizer = tokenizer
-    return adopted.train(model.training)
+    return attach(adopted, tokenizer).train(model.training)

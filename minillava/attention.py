@@ -367,7 +367,7 @@ def answer_maps(
         prompt=TokenMaps(pieces(asked, tokenizer), maps[: len(asked)]),
         layers=recording.layers,
         heads=recording.heads,
-        geometry=PatchGeometry(*image.size, vision.image_size, vision.patch_size, "pad"),
+        geometry=PatchGeometry(*image.size, vision.image_size, vision.patch_size, model.aspect),
     )
 
 

@@ -144,6 +144,7 @@ def from_original(folder: Path, dtype: torch.dtype | None = None) -> MiniLlava:
         found.get("mm_projector_type", "linear"),
         select_layer=found.get("mm_vision_select_layer", -2),
     )
+    model.image_processor.do_pad = found.get("image_aspect_ratio") == "pad"  # else `process_images` crops
     projector = weights.get("multi_modal_projector", {})
     check_keys(projector, model.multi_modal_projector, folder)
     model.multi_modal_projector.load_state_dict(projector)
@@ -154,6 +155,8 @@ def check_original(config: dict, folder: Path) -> None:
     """Stop at an original config that asks for what LLaVA-1.5 does not have."""
     wanted = {"mm_use_im_start_end": False, "mm_vision_select_feature": "patch"}
     wrong = {key: config[key] for key, value in wanted.items() if config.get(key, value) != value}
+    if config.get("image_aspect_ratio") not in (None, "square", "pad"):
+        wrong["image_aspect_ratio"], wanted["image_aspect_ratio"] = config["image_aspect_ratio"], "pad"
     if wrong:
         raise ValueError(f"{folder} is not a LLaVA-1.5: its config.json has {wrong}, not {wanted}.")
 
@@ -223,6 +226,18 @@ def read_tokenizer(folder: Path, image_token_id: int | None = None) -> PreTraine
     return tokenizer
 
 
+def pads(folder: Path) -> bool:
+    """Whether a llava-hf folder's pictures are padded. Where it does not say they are, as LLaVA-1.5's were
+    in training: the published folders do not say it."""
+    for name, part in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        if (folder / name).is_file():
+            found = read_json(folder, name)
+            found = found.get(part) or {} if part else found
+            if isinstance(found.get("do_pad"), bool):
+                return found["do_pad"]
+    return True
+
+
 def pretrained_tower(name_or_path: str | Path, dtype: torch.dtype) -> CLIPVisionModel:
     """The vision half of a CLIP, from the folder of a whole CLIP or of that half."""
     folder = find(name_or_path)
@@ -261,13 +276,13 @@ def without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def attach(model: MiniLlava, tokenizer: PreTrainedTokenizerBase) -> MiniLlava:
+def attach(model: MiniLlava, tokenizer: PreTrainedTokenizerBase, pad: bool = True) -> MiniLlava:
     """Give a model what it needs beside weights: tokenizer, image processor, greedy decoding."""
     size = model.config.vision_config.image_size
     model.tokenizer = tokenizer
     # do_pad: as in stage 2. Its default in transformers cuts the sides of a picture off instead.
     model.image_processor = LlavaImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=True
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=pad
     )
     model.language_model.generation_config = greedy(tokenizer)
     return model.eval()

@@ -30,11 +30,13 @@ from minillava.bases import (
     from_original,
     grow_vocabulary,
     load_projector,
+    pads,
     read_tokenizer,
 )
 from minillava.config import PRESETS
 from minillava.conversation import END, IMAGE_TOKEN, SYSTEM
-from minillava.model import MiniLlava, projector_type
+from minillava.model import MiniLlava
+from minillava.projector import projector_type
 from minillava.weights import (
     ADAPTER_CONFIG,
     INDEXED,
@@ -180,7 +182,7 @@ def _whole(folder: Path, dtype: torch.dtype | None) -> MiniLlava:
             )
     check_keys(weights, model, folder)
     model.to(dtype or weights[EMBEDDINGS].dtype).load_state_dict(weights)
-    return attach(model, read_tokenizer(folder, config.image_token_id))
+    return attach(model, read_tokenizer(folder, config.image_token_id), pads(folder))
 
 
 def _with_projector(file: Path, base: str | Path | None, dtype: torch.dtype | None) -> MiniLlava:
@@ -252,6 +254,8 @@ def _with_adapters(folder: Path, base: str | Path | None, dtype: torch.dtype | N
     else:
         model = load(name, dtype)
     lora.merge_saved(model, tensors, settings, folder)
+    if aspect := _config(folder).get("image_aspect_ratio"):
+        model.image_processor.do_pad = aspect == "pad"
     return model
 
 
@@ -317,7 +321,7 @@ def save_adapters(model: MiniLlava, folder: str | Path) -> Path:
         "mm_projector_type": projector_type(model.config),
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
+        "image_aspect_ratio": model.aspect,
     }
 
     def write(new: Path) -> None:

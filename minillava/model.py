@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaConfig
+from transformers import CLIPVisionModel, GenerationConfig, LlamaForCausalLM, LlavaConfig
 from transformers.utils import ModelOutput
 
 from minillava.config import IGNORE_INDEX
@@ -30,7 +30,7 @@ from minillava.conversation import IMAGE_TOKEN, encode
 from minillava.decoder import decode, packable, watched
 from minillava.images import open_image, preprocess
 from minillava.prefix import pad_behind, shared_length
-from minillava.projector import build_projector
+from minillava.projector import build_projector, projector_type
 from minillava.vision import encode_patches
 
 MAX_NEW_TOKENS = 512
@@ -89,6 +89,15 @@ class MiniLlava(nn.Module):
         """N, the positions one picture takes (576 in LLaVA-1.5)."""
         vision = self.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
+
+    @property
+    def aspect(self) -> str:
+        """How pictures become square, "pad" or "square" (see `images`): as in the stage that trained it last.
+
+        The original keeps it in config.json as `image_aspect_ratio` (llava/train/train.py), llava-hf's
+        folders in the image processor.
+        """
+        return "pad" if self.image_processor is None or self.image_processor.do_pad else "square"
 
     def forward(
         self,
@@ -196,12 +205,12 @@ class MiniLlava(nn.Module):
 
         Arguments as in `forward`, but prompts of unequal length are padded on the left.
         `generation` goes to transformers' `generate` (`max_new_tokens`, `do_sample`,
-        `temperature`, `streamer`, ...); the default is greedy decoding of at most MAX_NEW_TOKENS,
-        ending at `</s>`.
+        `temperature`, `streamer`, `generation_config`, ...); the default is greedy decoding of at most
+        MAX_NEW_TOKENS, ending at `</s>`. `max_length` counts the padded prompt, too, as there.
 
-        Raises ValueError for padding on the right and for a prompt that fills the model's context.
-        An answer that would run out of the context is cut there; if the caller asked for more,
-        with a warning.
+        Raises ValueError for padding on the right, for a prompt that fills the model's context and for a
+        `max_length` that the prompt fills. An answer that would run out of the context is cut there; if
+        the caller asked for more, with a warning.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -210,7 +219,7 @@ class MiniLlava(nn.Module):
                 "Prompts are padded on the right. Pad on the left: an answer follows its prompt."
             )
         room = self.room(int(attention_mask.sum(dim=1).max()))
-        wanted = generation.setdefault("max_new_tokens", min(MAX_NEW_TOKENS, room))
+        wanted = generation["max_new_tokens"] = asked_length(generation, input_ids.shape[1], room)
         if wanted > room:
             warnings.warn(
                 f"The answer is limited to {room} tokens, not {wanted}: with the prompt that fills "
@@ -243,18 +252,18 @@ class MiniLlava(nn.Module):
         """Conversations and their pictures -> what `generate` takes, padded on the left.
 
         `images[b]` lists the pictures of `conversations[b]`, in the order of their `<image>`; it
-        may be empty. Pictures are padded to a square, as in stage 2.
+        may be empty. Pictures are made square as the model's last stage did (`aspect`). Raises ValueError
+        for a conversation with more or fewer turns with `<image>` than pictures.
         """
-        rows = [
-            encode(
-                turns,
-                self.tokenizer,
-                template=template,
-                has_image=bool(pictures),
-                num_image_tokens=self.num_image_tokens,
-            ).input_ids
-            for turns, pictures in zip(conversations, images, strict=True)
-        ]
+        rows = []
+        for number, (turns, pictures) in enumerate(zip(conversations, images, strict=True)):
+            encoded = encode(turns, self.tokenizer, template, bool(pictures), self.num_image_tokens)
+            if encoded.num_images != len(pictures):
+                raise ValueError(
+                    f"Conversation {number} has {encoded.num_images} turns with {IMAGE_TOKEN}, but "
+                    f"{len(pictures)} pictures came: each takes a turn of its own."
+                )
+            rows.append(encoded.input_ids)
         length = max(map(len, rows))
         input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
         attention_mask = torch.zeros_like(input_ids)
@@ -264,7 +273,7 @@ class MiniLlava(nn.Module):
         size = self.config.vision_config.image_size
         shown = [picture for pictures in images for picture in pictures]
         distinct = {_identity(picture): picture for picture in shown}
-        pixels = {key: preprocess(open_image(picture), size, "pad") for key, picture in distinct.items()}
+        pixels = {key: preprocess(open_image(one), size, self.aspect) for key, one in distinct.items()}
         stacked = torch.stack([pixels[_identity(picture)] for picture in shown]) if shown else None
         return {
             "input_ids": input_ids.to(self.device),
@@ -351,6 +360,16 @@ def _identity(picture: Picture) -> str | bytes | Path | int:
     return picture if isinstance(picture, (str, bytes, Path)) else id(picture)
 
 
+def asked_length(generation: dict, prompt_length: int, room: int) -> int:
+    """How many new tokens a caller of `generate` asks for at most, in one of three ways or in none."""
+    config = generation.get("generation_config") or GenerationConfig()
+    asked = generation.get("max_new_tokens", config.max_new_tokens)
+    both = generation.pop("max_length", config.max_length)
+    if asked is None and both is not None and (asked := both - prompt_length) < 1:
+        raise ValueError(f"max_length {both} counts the prompt, too, which is {prompt_length} tokens long.")
+    return min(MAX_NEW_TOKENS, room) if asked is None else asked
+
+
 def check_questions(questions: list[str]) -> None:
     """Does every question ask something?"""
     for index, question in enumerate(questions):
@@ -375,11 +394,6 @@ def check_placeholders(counts: list[int], pictures: int, patches: int) -> None:
             f"its samples have room for {[n // patches for n in counts]} pictures, in this order, "
             f"and {pictures} came."
         )
-
-
-def projector_type(config: LlavaConfig) -> str:
-    """The projector a config asks for; llava-hf's own configs only know LLaVA-1.5's."""
-    return getattr(config, "mm_projector_type", "mlp2x_gelu")
 
 
 def check_config(config: LlavaConfig) -> None:

@@ -41,6 +41,8 @@ def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
     Biases and norm weights, the one-dimensional parameters, do not decay. The projector has its own
     learning rate if the stage gives one.
     """
+    own = stage.projector_learning_rate
+    projector_rate = stage.learning_rate if own is None else own
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -50,9 +52,7 @@ def parameter_groups(model: MiniLlava, stage: StageConfig) -> list[dict]:
         {
             "params": params,
             "weight_decay": stage.weight_decay if decays else 0.0,
-            "lr": stage.projector_learning_rate or stage.learning_rate
-            if is_projector
-            else stage.learning_rate,
+            "lr": projector_rate if is_projector else stage.learning_rate,
         }
         for (decays, is_projector), params in groups.items()
     ]

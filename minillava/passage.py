@@ -172,7 +172,7 @@ def passage(
     end = model.tokenizer.eos_token_id
     if end in ids[start:]:
         ids = ids[: ids.index(end, start)]
-    geometry = PatchGeometry(*image.size, vision.image_size, vision.patch_size, "pad")
+    geometry = PatchGeometry(*image.size, vision.image_size, vision.patch_size, model.aspect)
     return Passage(model, image, ids, features, start, geometry)
 
 

@@ -4,6 +4,7 @@ It is the only part of LLaVA that starts from nothing. Stage 1 trains it alone.
 """
 
 from torch import Tensor, nn
+from transformers import LlavaConfig
 
 
 class Projector(nn.Module):
@@ -29,6 +30,11 @@ class Projector(nn.Module):
         """Patch features [..., N, D_v] -> embeddings [..., N, D], each patch on its own."""
         embeds = self.linear_1(features)
         return self.linear_2(self.act(embeds)) if hasattr(self, "linear_2") else embeds
+
+
+def projector_type(config: LlavaConfig) -> str:
+    """The projector a config asks for; llava-hf's own configs only know LLaVA-1.5's."""
+    return getattr(config, "mm_projector_type", "mlp2x_gelu")
 
 
 def build_projector(kind: str, vision_width: int, text_width: int) -> Projector:

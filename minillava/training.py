@@ -174,12 +174,13 @@ class Stage(LightningModule):
             self.tokens = 0
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float, gradient_clip_algorithm=None
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm=None
     ) -> None:
         """By torch itself: with a fused optimizer in mixed precision, Lightning refuses. That is for the
         sake of float16, whose gradients such an optimizer would still have to scale; bfloat16's are not."""
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+        if gradient_clip_val:
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
     def on_validation_epoch_start(self) -> None:
         self.validated = torch.zeros(2, device=self.device)  # the sum over tokens, and how many
@@ -304,6 +305,7 @@ def train_stage(
         )
 
     train, home = dataset(data), model.device
+    model.image_processor.do_pad = stage.aspect == "pad"  # answers see pictures as the stage did
     total = min(stage.steps(len(train)), max_steps or math.inf)
     curve, skipped = Curve(folder, probes), Skipped(folder)
     settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})

@@ -9,6 +9,7 @@ from helpers import rewrite, same
 from safetensors.torch import load_file, save_file
 
 from minillava import checkpoints, weights
+from minillava.images import preprocess
 
 LINEAR_1 = "multi_modal_projector.linear_1.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -407,3 +408,21 @@ def test_pickle_that_would_run_code_does_not(make_model, tmp_path):
 def test_no_projector_file(make_model, tmp_path):
     with pytest.raises(FileNotFoundError, match="no projector file"):
         checkpoints.load_projector(make_model(), tmp_path / "projector.safetensors")
+
+
+def test_pictures_are_made_square_as_the_checkpoint_says(saved, picture, tmp_path):
+    model, folder = saved
+    turns = [[{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": None}]]
+    file = folder / "processor_config.json"
+    found = json.loads(file.read_text())
+    for said, aspect in ((True, "pad"), (False, "square"), (None, "pad")):
+        found["image_processor"] |= {"do_pad": said}
+        file.write_text(json.dumps(found))
+        again = checkpoints.load(folder)
+        assert again.aspect == aspect
+        pixels = again.prepare(turns, [[picture]])["pixel_values"][0]
+        assert torch.equal(pixels, preprocess(picture, 16, aspect))
+        assert checkpoints.load(checkpoints.save(again, tmp_path / "again")).aspect == aspect
+    file.unlink()  # as in older folders
+    (folder / "preprocessor_config.json").write_text('{"do_pad": false}')
+    assert checkpoints.load(folder).aspect == "square"

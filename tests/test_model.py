@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import GenerationConfig
 
 from minillava.config import PRESETS
 from minillava.images import open_image
@@ -177,6 +178,35 @@ def test_generate_returns_new_ids_that_repeat_the_greedy_choice(make_model, toke
         logits[:, model.language_model.generation_config.eos_token_id] = -torch.inf
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
     assert new.tolist() == ids[:, -5:].tolist()
+
+
+@pytest.mark.parametrize("way", ["max_new_tokens", "generation_config", "max_length", "config's max_length"])
+def test_however_an_answer_is_limited_it_is(make_model, tokenizer, way):
+    model, batch = make_model(), batch_of(tokenizer)
+    ids, pixels = batch["input_ids"][:1, : 4 + N], batch["pixel_values"][:1]
+    both = ids.shape[1] + 3
+    config = {"min_new_tokens": 3, "pad_token_id": 0}
+    given = {
+        "max_new_tokens": {"max_new_tokens": 3},
+        "generation_config": {"generation_config": GenerationConfig(max_new_tokens=3, **config)},
+        "max_length": {"max_length": both},
+        "config's max_length": {"generation_config": GenerationConfig(max_length=both, **config)},
+    }[way]
+    assert model.generate(ids, pixels, min_new_tokens=3, **given).shape == (1, 3)
+    with pytest.raises(ValueError, match="max_length 4 counts the prompt"):
+        model.generate(ids, pixels, max_length=4)
+
+
+def test_each_picture_takes_a_turn_of_its_own(make_model, picture):
+    model = make_model()
+    ask = {"from": "human", "value": "<image>\nWhat?"}
+    said = {"from": "gpt", "value": None}
+    turns = [ask, said | {"value": "Red."}, ask, said]
+    assert len(model.prepare([turns], [[picture, picture]])["pixel_values"]) == 2
+    for words, pictures in (("<image>\n<image>\nWhich?", 2), ("<image>\nWhich?", 2), ("Which?", 1)):
+        turns = [{"from": "human", "value": words}, said]
+        with pytest.raises(ValueError, match=f"Conversation 1 has . turns with <image>, but {pictures} pic"):
+            model.prepare([[ask, said], turns], [[picture], [picture] * pictures])
 
 
 def test_batch_of_two_equals_two_singles(make_model, picture):

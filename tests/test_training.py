@@ -66,6 +66,36 @@ def test_the_projector_may_have_its_own_rate_and_norms_do_not_decay(make_model):
     assert all(p.ndim == 1 for (_, decay), ps in by.items() for p in ps if not decay)
 
 
+@pytest.mark.parametrize("rate", [None, 0.0])
+def test_a_projector_rate_of_0_is_not_none(make_model, rate):
+    model, stage = make_model(), replace(STAGES["stage2"], projector_learning_rate=rate)
+    freeze(model, stage)
+    rates = {id(p): g["lr"] for g in parameter_groups(model, stage) for p in g["params"]}
+    wanted = stage.learning_rate if rate is None else 0.0
+    assert {rates[id(p)] for p in model.multi_modal_projector.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize("off", [None, 0.0])
+def test_gradients_may_go_unclipped(make_model, records, tmp_path, off):
+    def trained(name, **changes):
+        model = make_model()
+        options = {"max_steps": 3, "warmup_ratio": 0.3, **changes}
+        train_stage(model, STAGES["stage1"], captions(records), tmp_path / name, **options)
+        return model.multi_modal_projector.linear_1.weight
+
+    free = trained("free", max_grad_norm=off)
+    assert torch.equal(free, trained("wide", max_grad_norm=1e9))
+    assert not torch.equal(free, trained("tight", max_grad_norm=1e-9))
+
+
+@pytest.mark.parametrize("aspect", ["square", "pad"])
+def test_a_trained_model_sees_pictures_as_its_stage_did(make_model, records, tmp_path, aspect):
+    model = make_model()
+    model.image_processor.do_pad = aspect != "pad"
+    train_stage(model, STAGES["stage2"], records, tmp_path, max_steps=1, aspect=aspect)
+    assert model.aspect == checkpoints.load(tmp_path / "stage2" / "model").aspect == aspect
+
+
 def test_the_schedule_is_cosine_after_a_linear_warmup():
     rates = [cosine_with_warmup(step, 3, 100) for step in range(101)]
     assert rates[0] == 0 and rates[3] == 1 and rates[100] == pytest.approx(0)

@@ -166,7 +166,7 @@ def geometry(model: MiniLlava, sight: Sight) -> PatchGeometry:
     """Between the model's patches and the pixels of a sight's picture."""
     vision = model.config.vision_config
     size = Image.open(io.BytesIO(sight.image)).size
-    return PatchGeometry(*size, vision.image_size, vision.patch_size, "pad")
+    return PatchGeometry(*size, vision.image_size, vision.patch_size, model.aspect)
 
 
 def untrained(model: MiniLlava, seed: int = 0) -> MiniLlava:

@@ -284,6 +284,19 @@ def test_the_original_without_its_tower_or_with_other_tokens(originals):
         checkpoints.load(merged)
 
 
+@pytest.mark.parametrize("said", ["pad", "square", None])
+def test_the_originals_folders_say_how_pictures_become_square(originals, said):
+    for folder in originals[:2]:
+        config = json.loads((folder / "config.json").read_text()) | {"image_aspect_ratio": said}
+        (folder / "config.json").write_text(json.dumps(config))
+    unmerged, merged = (checkpoints.load(folder).aspect for folder in originals[:2])
+    assert unmerged == (said or "pad") and merged == (said or "square")
+    config["image_aspect_ratio"] = "anyres"
+    (originals[1] / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="not a LLaVA-1.5.*anyres"):
+        checkpoints.load(originals[1])
+
+
 def test_a_folders_name_says_nothing(adapted, base, tmp_path):
     whole = checkpoints.export(adapted, tmp_path / "llava-lora-adapter")
     part = checkpoints.save_adapters(adapted, tmp_path / "model")
