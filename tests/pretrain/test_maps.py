@@ -12,6 +12,7 @@ from minillava.pretrain.maps import (
     GRID,
     LAID_OUT,
     NUMBERS,
+    SKETCHES,
     code_drill,
     edge_drill,
     layout,
@@ -117,7 +118,9 @@ def test_signs_are_read_from_left_to_right():
         assert all(columns) and columns == sorted(columns, key=lambda c: sum(c) / len(c))
 
 
-@pytest.mark.parametrize("table, template", [(STAGE_1, "plain"), (LAID_OUT, "v1"), (NUMBERS, "v1")])
+@pytest.mark.parametrize(
+    "table, template", [(STAGE_1, "plain"), (SKETCHES, "plain"), (LAID_OUT, "v1"), (NUMBERS, "v1")]
+)
 def test_a_map_stands_where_the_patches_of_the_stages_will(tokenizer, table, template):
     placeholder = tokenizer.convert_tokens_to_ids("<image>")
     for index in range(12):
