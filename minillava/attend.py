@@ -44,6 +44,8 @@ def attend(
         if not rows:
             raise ValueError("The answer is empty. Choose a word of the question with --word.")
     else:
+        if not word.strip():
+            raise ValueError("--word is empty: name a word of the question or of the answer.")
         # A word of the question points at what it names better than the answer's do; a part of one does not.
         tokens = max((maps.prompt, maps.answered), key=lambda said: (said.says(word), word in said.text))
         if word not in tokens.text:
@@ -57,6 +59,8 @@ def attend(
     row, column = (int(i) for i in np.unravel_index(heat.argmax(), heat.shape))
 
     picture = open_image(image)
+    edges = zip(maps.geometry.box(row, column), (0, 0, 0, 0), picture.size * 2, strict=True)
+    box = [round(min(max(float(edge), low), high), 1) for edge, low, high in edges]
     small = attention_html.reduced(picture)
     geometry = replace(maps.geometry, width=small.width, height=small.height)
     said = [tokens.tokens[row] for row in rows]
@@ -87,7 +91,7 @@ def attend(
         "strongest": {
             "row": row,
             "column": column,
-            "box": [round(float(edge), 1) for edge in maps.geometry.box(row, column)],
+            "box": box,
             "share": float(heat.max()),
         },
         "heat": heat.tolist(),

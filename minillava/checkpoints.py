@@ -270,8 +270,10 @@ def save(model: MiniLlava, folder: str | Path, weights: dict[str, Tensor] | None
     Every file is complete on disk before the first one takes its place, and the weights come last:
     a full disk or a killed process leaves the previous checkpoint. Files of other names stay.
     Adapters are merged into a copy of the weights; `model` keeps them. `weights` replaces the model's
-    own where a sharded one has gathered them.
+    own where a sharded one has gathered them. Raises ValueError for a folder of another kind of model.
     """
+    if (kind := _config(Path(folder)).get("model_type", "llava")) != "llava":
+        raise ValueError(f"{folder} holds a {kind!r} model, which a LLaVA would replace: give a new folder.")
     return _replace_files(folder, lambda new: write_folder(model, new, weights or lora.merged_state(model)))
 
 

@@ -7,22 +7,10 @@ import json
 import os
 import textwrap
 from argparse import Namespace as Arguments
-from itertools import islice
 from pathlib import Path
 
-from minillava.config import DATA, PRESETS, Preset, StageConfig
-
-
-def _need(*names: str | Path) -> None:
-    """Raise FileNotFoundError, with the command that makes it, for a shipped folder that is not there."""
-    from minillava.doctor import SHIPPED
-
-    for name in names:
-        folder = Path(PRESETS[name].finished if name in PRESETS else name)
-        if folder.parent == DATA and folder.name in SHIPPED and not folder.is_dir():
-            raise FileNotFoundError(
-                f"There is no {folder}. Restore it from the repository, or make it: {SHIPPED[folder.name]}"
-            )
+from minillava.config import PRESETS
+from minillava.doctor import need
 
 
 def _threads(args: Arguments) -> None:
@@ -35,15 +23,24 @@ def _threads(args: Arguments) -> None:
 
 def _load(args: Arguments, device=None):
     """The model of `--model`, by default on the GPU if there is one."""
-    _need(args.model)
+    need(args.model)
     from minillava import checkpoints
     from minillava.device import usable
 
     return checkpoints.load(args.model, base=args.base).to(device or usable())
 
 
-LEFT_OUT = "MINILLAVA_LEFT_OUT_"
-"""What environment variables begin with that name a file of record numbers."""
+def _output(file: Path | None, *read: str | Path | None, ending: str = "") -> None:
+    """Before any work: can `file` be written, and is it none that is read? Raises ValueError or OSError."""
+    if file is None:
+        return
+    if ending and file.suffix != ending:
+        raise ValueError(f"--out names the PNG, so {file} is to end in {ending}.")
+    if any(one and file.resolve() == Path(one).resolve() for one in read):
+        raise ValueError(f"What is written would replace {file}, which is read. Name another file.")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder: name a file in it.")
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write_json(file: Path | None, content: dict | list) -> None:
@@ -54,7 +51,7 @@ def _write_json(file: Path | None, content: dict | list) -> None:
 
 def reproduce(args: Arguments) -> None:
     preset = PRESETS[args.preset]
-    _need(preset.vision_tower, preset.language_model)
+    need(preset.vision_tower, preset.language_model)
     _threads(args)
     import torch
 
@@ -85,14 +82,15 @@ def pretrain(args: Arguments) -> None:
 
 def train(args: Arguments) -> None:
     _threads(args)
+    from minillava import starting
     from minillava.training import split_batch, train_stage
 
     preset = PRESETS[args.preset]
     stage = preset.stage(args.stage)
     split_batch(stage, args.device_batch, args.devices * args.nodes)  # before minutes of loading and audit
-    model = _starting_model(preset, stage, args)
-    records = _audited(_records(preset, stage, args), model, stage, args)
-    validation, probes = _watched(model, stage, args)
+    model = starting.model_of(preset, stage, args)
+    records = starting.records_of(preset, stage, args, model)
+    validation, probes = starting.watched(stage, args, model)
     try:
         result = train_stage(
             model,
@@ -114,131 +112,13 @@ def train(args: Arguments) -> None:
             trainer={"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy},
         )
     finally:
-        for name in [name for name in os.environ if name.startswith(LEFT_OUT)]:
-            del os.environ[name]
+        starting.forget()
     _, losses = result.curve["train"]
     fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
-    _say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
+    starting.say(f"{stage.name}: {result.steps} steps in {result.seconds:.0f} s{fall}.")
     if result.skipped:
-        _say(f"{result.skipped} records broke and were left out: {result.folder / 'skipped.txt'}")
-    _say(f"In {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}")
-
-
-def _is_first() -> bool:
-    """Is this the first of the processes that run this command, or the only one?"""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return rank_zero_only.rank == 0
-
-
-def _say(text: str) -> None:
-    """Print once, however many processes run this."""
-    if _is_first():
-        print(text)
-
-
-def _starting_model(preset: Preset, stage: StageConfig, args: Arguments):
-    """`--from`: a whole model, or a projector for the preset's bases; stage 2 begins with stage 1's."""
-    from minillava import checkpoints
-    from minillava.weights import find_projector
-
-    start = Path(args.start) if args.start else None
-    if start is None and "language_model" in stage.trains:
-        start = args.run_dir / "stage1"
-        if not (start / "projector.safetensors").is_file():
-            raise FileNotFoundError(
-                f"{stage.name} goes on where stage 1 ended, but {start} has no "
-                f"projector.safetensors. First: minillava train stage1 --run-dir {args.run_dir} "
-                f"--preset {preset.name} (or say --from FOLDER)."
-            )
-    projector = find_projector(start) if start and start.exists() else None
-    if start and not projector:
-        _need(args.start)
-        return checkpoints.load(args.start)
-    _need(preset.vision_tower, preset.language_model)
-    import torch
-
-    model = checkpoints.from_bases(
-        preset.vision_tower,
-        preset.language_model,
-        projector_type=preset.projector,
-        seed=args.seed,
-        select_layer=preset.select_layer,
-        dtype=torch.bfloat16 if stage.precision.startswith("bf16") else torch.float32,
-    )
-    if projector:
-        checkpoints.load_projector(model, projector)
-    return model
-
-
-def _records(preset: Preset, stage: StageConfig, args: Arguments):
-    """The records of `--data`, or Toybox's where the preset's bases were made from Toybox."""
-    if args.data:
-        from minillava.records import load_records
-
-        return load_records(args.data, skip=_say if args.skip_broken else None)
-    if Path(preset.language_model).parent != DATA:
-        raise ValueError(
-            f"The preset {preset.name} has no data of its own: give --data FILE (LLaVA's JSON) and "
-            "--image-root FOLDER."
-        )
-    from minillava.toybox import store
-
-    make = store.captions if stage.template == "plain" else store.instructions
-    return make("train", stage.samples, args.seed)
-
-
-def _watched(model, stage: StageConfig, args: Arguments) -> tuple:
-    """The records of `--validation`, and where the stage learns to answer the first questions of two."""
-    if not args.validation:
-        return None, []
-    from minillava.records import first_question, load_records, text_problem
-
-    records = _audited(load_records(args.validation), model, stage, args, "validation-")
-    each = (records[index] for index in range(len(records) if stage.template != "plain" else 0))
-    sound = islice((record for record in each if not text_problem(record)), 2)
-    return records, [first_question(record, args.image_root) for record in sound]
-
-
-def _audited(records, model, stage: StageConfig, args: Arguments, kind: str = ""):
-    """The records, looked at before training: by the first process, or by all that have to skip some. Those
-    that Lightning starts once the first one is through find in their environment what it left out."""
-    if args.no_audit or not (_is_first() or args.skip_broken):
-        return records
-    from minillava.data import audit
-    from minillava.records import less
-
-    left_out = f"{LEFT_OUT}{kind.upper().replace('-', '_')}"
-    if left_out in os.environ and not _is_first():
-        return less(records, json.loads(Path(os.environ[left_out]).read_text()))
-
-    report = audit(
-        records,
-        args.image_root,
-        model.tokenizer,
-        stage.template,
-        model.num_image_tokens,
-        stage.max_length,
-        progress=_is_first(),
-    )
-    _say(str(report))
-    if _is_first() and (report.problems or report.notes):
-        file = args.run_dir / stage.name / f"{kind}audit.json"
-        _write_json(file, report.to_dict())
-        print(f"All of them, by id: {file}")
-    broken = len({problem.index for problem in report.problems})
-    if broken == report.records:
-        raise ValueError(f"None of {report.records} records can be trained on; see above.")
-    if not broken or args.skip_broken:
-        if _is_first() and args.skip_broken:
-            file = args.run_dir / stage.name / f"{kind}left-out.json"
-            _write_json(file, sorted({problem.index for problem in report.problems}))
-            os.environ[left_out] = str(file)
-        return report.without_problems(records)
-    raise ValueError(
-        f"{broken} of {report.records} records cannot be trained on; they are listed above. Repair "
-        "them, or leave them out with --skip-broken."
-    )
+        starting.say(f"{result.skipped} records broke and were left out: {result.folder / 'skipped.txt'}")
+    starting.say(f"In {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}")
 
 
 def plan(args: Arguments) -> None:
@@ -276,10 +156,16 @@ def plan(args: Arguments) -> None:
 
 def evaluate(args: Arguments) -> None:
     _threads(args)
+    from minillava import weights
     from minillava.evaluation import evaluate as run
     from minillava.evaluation import seeds
     from minillava.evaluation.toybox import BASELINES
 
+    for model in args.models:  # before hours of asking the first
+        need(model)
+        if not Path(model).is_file():
+            weights.find(model, tensors=False)
+    _output(args.json)
     baselines = BASELINES if args.baselines is None else args.baselines
     options = {"types": args.types, "baselines": baselines, "limit": args.limit}
     reports = []
@@ -296,10 +182,10 @@ def ask(args: Arguments) -> None:
 
 
 def attend(args: Arguments) -> None:
-    if args.out.suffix == ".html":
-        raise ValueError(f"--out names the PNG; the page is put beside it. Not {args.out}, but .png.")
-    if args.out.resolve() == Path(args.image).resolve():
-        raise ValueError(f"The map would replace the picture {args.image}. Name another file with --out.")
+    page = args.out.with_suffix(".html")
+    _output(args.out, args.image, ending=".png")
+    for file in (page, args.json):
+        _output(file, args.image)
     model = _load(args)
     from minillava.attend import attend as run
 
@@ -314,17 +200,22 @@ def attend(args: Arguments) -> None:
     print(f"{found['word']!r}, layers {found['layers']}, heads {found['heads']}: ", end="")
     print(f"{found['image_mass']:.1%} of the attention is on the picture{beside},")
     print(f"{top['share']:.1%} on its strongest patch, {where}.")
-    page = args.out.with_suffix(".html")
     print(f"The map is in {args.out}, and each word's in {page}: open it in a browser.")
     _write_json(args.json, found)
 
 
 def inspect(args: Arguments) -> int:
-    _need(args.model)
+    need(args.model)
     from minillava import checkpoints, weights
     from minillava.inspection import sample
     from minillava.records import audit, load_records
 
+    if args.index is None and args.html:
+        raise ValueError("--html shows one record: say which, with --index.")
+    if args.index is not None and args.json:
+        raise ValueError("--json has the audit of all records: leave --index out.")
+    for file in (args.json, args.html):
+        _output(file, args.data)
     folder = weights.find(args.model, tensors=False)
     config = checkpoints.read_config(folder)
     tokenizer = checkpoints.read_tokenizer(folder, config.image_token_id)
@@ -343,7 +234,6 @@ def inspect(args: Arguments) -> int:
     )
     print(shown)
     if args.html:
-        args.html.parent.mkdir(parents=True, exist_ok=True)
         args.html.write_text(shown.page(), encoding="utf-8")
         print(f"The same with its pictures, for a browser: {args.html}")
     return 0
@@ -352,6 +242,7 @@ def inspect(args: Arguments) -> int:
 def check(args: Arguments) -> int:
     from minillava.published import check_layout
 
+    _output(args.json, args.folder)
     found = check_layout(args.folder, args.set, args.image_root, progress=True)
     print(found)
     _write_json(args.json, found.to_dict())
@@ -382,6 +273,7 @@ def toybox(args: Arguments) -> None:
     if args.domain not in domains:
         raise ValueError(f"Toybox has no domain {args.domain!r}. Choose one of {', '.join(domains)}.")
     one = domains[args.domain]
+    _output(args.out, ending=".png")
     made = [domain.specimen(one, args.split, index, args.seed) for index in range(args.number)]
     for index in range(args.number):
         record = records.record(one, "questions", args.split, index, args.seed)
@@ -389,7 +281,6 @@ def toybox(args: Arguments) -> None:
         for turn in record["conversations"]:
             print(textwrap.indent(f"{turn['from']:>5}: {turn['value']}", "  "))
     figure = contact_sheet([one.draw(shown) for shown in made], [one.captions(shown)[0] for shown in made])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(figure.png())
     print(f"{args.number} pictures are in {args.out}.")
 

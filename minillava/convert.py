@@ -78,6 +78,8 @@ def convert(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise FileNotFoundError(f"There is no record file at {source}.")
+    if source.resolve() == target.resolve():
+        raise ValueError(f"The records would replace {source}, where they are read: name another target.")
     if shard_records is not None and (shard_records < 1 or target.suffix):
         raise ValueError(f"Shards of at least one record go to a folder: not {shard_records} to {target}.")
     if not shard_records and target.suffix not in (".json", ".jsonl", ".parquet"):

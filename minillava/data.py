@@ -112,14 +112,14 @@ class InstructionDataset(Dataset):
         try:
             sources = [picture_source(picture, self.image_root) for picture in pictures(record)]
         except ValueError as error:
-            raise ValueError(f"{named(record, index)}: {error} `data.audit` lists all such.") from error
+            raise ValueError(f"{named(record, index)}: {error} `minillava inspect` lists all.") from error
         pixel_values = [torch.empty(0, 3, self.image_size, self.image_size)]
         for source in sources if self.pixels else ():
             file = source if isinstance(source, Path) else "the embedded picture"
             try:
                 image = open_image(source, f"{file} of {named(record, index)}")
             except (FileNotFoundError, ValueError) as error:
-                raise ValueError(f"{error} `data.audit` lists all such; `skip_broken` goes on.") from error
+                raise ValueError(f"{error} `minillava inspect` lists all; --skip-broken goes on.") from error
             pixel_values.append(preprocess(image, self.image_size, self.aspect)[None])
         return {
             "id": str(index if record.get("id") is None else record["id"]),
@@ -133,7 +133,7 @@ class InstructionDataset(Dataset):
     def _encode(self, record: Record, index: int) -> Encoded:
         n_pictures = len(pictures(record))
         if problem := text_problem(record):
-            raise ValueError(f"{named(record, index)}: {problem[1]}. `data.audit` lists all such.")
+            raise ValueError(f"{named(record, index)}: {problem[1]}. `minillava inspect` lists all.")
         try:
             encoded = encode(
                 record["conversations"],
@@ -150,7 +150,7 @@ class InstructionDataset(Dataset):
             raise ValueError(
                 f"{named(record, index)}: within {self.max_length} positions its picture is cut or "
                 f"there is nothing to learn ({'; '.join(encoded.problems)}). Raise max_length or "
-                "leave the record out; `data.audit` lists all such."
+                "leave the record out; `minillava inspect` lists all."
             )
         return encoded
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from minillava.config import DATA
+from minillava.config import DATA, PRESETS
 
 INSTALL = 'pip install -c constraints.txt -e ".[dev,lora]"'
 WEIGHTS = "model.safetensors"
@@ -29,6 +29,16 @@ SHIPPED = {
 
 GIGABYTE = 1e9
 NEEDED_MEMORY, NEEDED_DISK = 3 * GIGABYTE, 2 * GIGABYTE
+
+
+def need(*names: str | Path) -> None:
+    """Raise FileNotFoundError, with the command that makes it, for a shipped folder that is not there."""
+    for name in names:
+        folder = Path(PRESETS[name].finished if name in PRESETS else name)
+        if folder.parent == DATA and folder.name in SHIPPED and not folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no {folder}. Restore it from the repository, or make it: {SHIPPED[folder.name]}"
+            )
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -109,7 +109,8 @@ def sample(
     """As `inspect`, with the two things it takes of a model: its tokenizer, and positions a picture."""
     name = named(record, index)
     try:
-        if (problem := text_problem(record)) and problem[0] == "malformed conversation":
+        problem = text_problem(record)
+        if problem and problem[0] == "malformed conversation":
             raise ValueError(f"{problem[1]}.")
         sources = [picture_source(picture, image_root) for picture in pictures(record)]
         turns = record["conversations"]
@@ -120,4 +121,6 @@ def sample(
     for number, source in enumerate(sources):
         place = f"{source}, " if isinstance(source, Path) else ""
         opened.append(open_image(source, f"{place}picture {number} of {name}"))
+    if problem:
+        encoded = replace(encoded, problems=(*encoded.problems, ": ".join(problem)))
     return Sample(name, opened, encoded, tokenizer)

@@ -30,15 +30,20 @@ POSITION = "meta.pt"
 """The file of a sharded checkpoint that holds what is no tensor, by Lightning's name for it."""
 
 
-def choose(stage: StageConfig, strategy: str | Strategy, devices: Any, nodes: int) -> str | Strategy:
-    """Lightning's strategy for one of STRATEGIES; "auto" on several devices is the one that suits the stage.
+def choose(
+    stage: StageConfig, strategy: str | Strategy, devices: Any, nodes: int, last: Path | None = None
+) -> str | Strategy:
+    """Lightning's strategy for one of STRATEGIES; "auto" is the one that made the checkpoint `last`, if there
+    is one, and else on several devices the one that suits the stage.
 
     Raises ValueError for fsdp2 where a stage leaves the language model's own weights alone: sharding
     would have them gathered at every step, for nothing.
     """
     several = not isinstance(devices, int) or devices * nodes > 1
     whole = "language_model" in stage.trains and not stage.lora
-    if strategy == "auto" and several:
+    if strategy == "auto" and last is not None:
+        strategy = "fsdp2" if last.is_dir() else "ddp" if several else strategy
+    elif strategy == "auto" and several:
         strategy = "fsdp2" if whole and isinstance(devices, int) else "ddp"
     if strategy != "fsdp2":
         return strategy

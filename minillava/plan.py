@@ -64,8 +64,11 @@ class Workload:
 
 CAPTIONS = Workload(558_128, 600, 0, 0, 768, "lengths assumed: captions of 24 tokens, at most 192")
 MIXTURE = Workload(624_610, 820, 40_688, 1100, 2048, "lengths assumed, the longest are cut at 2048")
-"""LLaVA-Pretrain 558K, and llava_v1_5_mix665k with its texts (LLaVA #546). `minillava inspect` measures
-lengths; ten percent of length are ten percent of time."""
+SCIENCE = Workload(10_332, 850, 10_876, 300, 2048, "lengths assumed; pictures as often as in all its splits")
+PUBLISHED = {"stage1": CAPTIONS, "stage2": MIXTURE, "stage2-lora": MIXTURE, "scienceqa": SCIENCE}
+"""LLaVA-Pretrain 558K, llava_v1_5_mix665k with its texts (LLaVA #546), and ScienceQA, of whose 21,208
+questions 10,332 have a picture (arXiv 2209.09513, section 3). `minillava inspect` measures lengths; ten
+percent of length are ten percent of time."""
 
 CPU = "cpu"
 """The name of `this_machine`."""
@@ -338,7 +341,7 @@ def alternatives(plan: Plan) -> Iterator[str]:
 def workload(preset: Preset, stage: StageConfig) -> Workload:
     """The samples of a stage of a preset: the published ones, or Toybox's, of which some are drawn."""
     if preset.text_sizes is not None:
-        return (CAPTIONS if stage.template == "plain" else MIXTURE).resized(stage.samples)
+        return PUBLISHED[stage.name].resized(stage.samples)
     tokenizer = read_tokenizer(find(preset.language_model))
     make = toybox.caption_record if stage.template == "plain" else toybox.instruction_record
     patches = Shapes.of(meta_config(preset)).patches

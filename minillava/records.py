@@ -58,17 +58,23 @@ def load_records(source: str | Path | Records, skip: Skip | None = None) -> Reco
         return _keep_encoded(datasets.Dataset(table))
     with as_utf8(path):
         text = path.read_text(encoding="utf-8-sig")
+    records, line = [], 0
     try:
         if text.lstrip().startswith("["):
             records = json.loads(text)
         else:
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
+            for written in text.split("\n"):
+                line += 1
+                if written.strip():
+                    records.append(json.loads(written))
     except json.JSONDecodeError as error:
+        where = f", line {line}" if line else ""
         raise ValueError(
-            f"{path} is neither a JSON list of records nor one JSON record a line: {error}."
+            f"{path}{where} is neither a JSON list of records nor one JSON record a line: {error}."
         ) from error
+    none = not any(isinstance(record, dict) and "conversations" in record for record in records)
     for index, record in enumerate(records):
-        if not isinstance(record, dict) or "conversations" not in record:
+        if none or not isinstance(record, dict):  # of a record that has none the audit knows
             raise ValueError(
                 f"Entry {index} of {path} is not a record: expected an object with "
                 f"`conversations`, found {str(record)[:80]!r}."

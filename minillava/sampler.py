@@ -36,7 +36,7 @@ def grouped_indices(
     if 0 in lengths:
         raise ValueError(
             f"Sample {list(lengths).index(0)} has length 0, but the sign of a length says whether "
-            "there is a picture. Leave records without words out; `data.audit` lists them."
+            "there is a picture. Leave records without words out; `minillava inspect` lists them."
         )
     with_image = [index for index in everything if lengths[index] > 0]
     text_only = [index for index in everything if lengths[index] < 0]

@@ -39,8 +39,8 @@ class WholeFile(TorchCheckpointIO):
         """Raises ValueError for a folder of shards, and for a file that is cut off."""
         if Path(path).is_dir():
             raise ValueError(
-                f"{path} was made by fsdp2, in shards: go on with that strategy, on any number of devices, "
-                "or start anew in another run folder."
+                f"{path} was made by fsdp2, in shards: go on with that (--strategy fsdp2), on any number of "
+                "devices, or start anew in another run folder."
             )
         try:
             return super().load_checkpoint(path, *args, **options)

@@ -65,7 +65,7 @@ def read_shards(folder: Path, skip: Skip | None = None) -> datasets.Dataset:
         except ValueError as error:
             reason = f"{error} Copy or convert it again."
             if skip is None:
-                raise ValueError(f"{reason} Or leave its records out, with --skip-broken.") from error
+                raise ValueError(f"{reason} Or leave its records out: train with --skip-broken.") from error
             skip(f"left out: {reason}")
     if not tables:
         raise ValueError(f"None of the shards of {folder} can be read.")

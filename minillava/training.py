@@ -309,7 +309,9 @@ def train_stage(
     total = min(stage.steps(len(train)), max_steps or math.inf)
     curve, skipped = Curve(folder, probes), Skipped(folder)
     settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})
-    settings["strategy"] = choose(stage, settings["strategy"], settings["devices"], settings["num_nodes"])
+    last = recover(folder / LAST, first=rank_zero_only.rank == 0)
+    spread = settings["devices"], settings["num_nodes"]
+    settings["strategy"] = choose(stage, settings["strategy"], *spread, last)
     engine = Trainer(
         max_steps=total,
         max_epochs=-1,
@@ -324,7 +326,7 @@ def train_stage(
             skipped,
             Progress(stage.name, stage.batch_size),
             ModelCheckpoint(
-                folder, filename="last", every_n_train_steps=save_every, save_top_k=1,
+                folder, filename="last", every_n_train_steps=min(save_every, total), save_top_k=1,
                 enable_version_counter=False,
             ),
         ],
@@ -351,7 +353,6 @@ def train_stage(
     module = Stage(model.train(), stage, total, FeatureCache(cache_bytes if seen_again else 0), seed)
     module.origin = origin(module, module.trained, stage, total, train.records)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    last = recover(folder / LAST, first=rank_zero_only.rank == 0)
     with isolate_rng(include_cuda=torch.cuda.is_available()), undisturbed():
         try:
             engine.fit(module, modules, ckpt_path=last, weights_only=True)

@@ -1,6 +1,7 @@
 """What each command does, through `main`, on a tiny random model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from helpers import QUESTION, mistake
 from PIL import Image
+from transformers import CLIPVisionModel
 
-from minillava import attend, checkpoints, commands, plots
+from minillava import attend, checkpoints, commands, doctor, plots
 from minillava.attention import AnswerMaps, TokenMaps, answer_maps
 from minillava.cli import main
 from minillava.config import PRESETS
@@ -108,8 +110,37 @@ def test_attend_leaves_the_picture_alone(model_folder, picture, tmp_path, capsys
     before = Path("attention.png").read_bytes()
     argv = ["attend", "--model", model_folder, QUESTION]
     for more in (["--image", "attention.png"], ["--image", "./attention.png", "--out", "attention.png"]):
-        assert "would replace the picture" in mistake(capsys, *argv, *more)
+        assert "would replace attention.png" in mistake(capsys, *argv, *more)
     assert Path("attention.png").read_bytes() == before
+
+
+def test_nothing_that_is_read_is_written_over(model_folder, image, records, tmp_path, capsys):
+    page = Path(image).rename(tmp_path / "photo.html")
+    before = records.read_bytes(), page.read_bytes()
+    for argv in (
+        ["inspect", "--model", model_folder, "--data", str(records), "--json", str(records)],
+        ["inspect", "--model", model_folder, "--data", str(records), "--index", "0", "--html", str(records)],
+        ["check", str(records), "--set", "pretrain", "--json", str(records)],
+        ["convert", str(records), str(records)],
+        ["attend", "--model", model_folder, "--image", str(page), QUESTION, "--json", str(page)],
+        ["attend", "--model", model_folder, "--image", str(page), QUESTION, "--out", f"{tmp_path}/photo.png"],
+    ):
+        assert "would replace" in mistake(capsys, *argv), argv
+    assert (records.read_bytes(), page.read_bytes()) == before
+    clip = shutil.copytree(PRESETS["tiny"].vision_tower, tmp_path / "clip")
+    line = mistake(capsys, "export", "--model", model_folder, "--folder", str(clip))
+    assert "holds a 'clip' model, which a LLaVA would replace" in line
+    CLIPVisionModel.from_pretrained(clip)
+
+
+def test_outputs_are_looked_at_before_the_work(model_folder, image, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "_load", lambda args: pytest.fail("a model was loaded"))
+    ask = ["attend", "--model", model_folder, "--image", image, QUESTION, "--out"]
+    assert "is to end in .png" in mistake(capsys, *ask, str(tmp_path / "map.jpg"))
+    assert "is to end in .png" in mistake(capsys, "toybox", "show", "--out", str(tmp_path / "t.jpg"))
+    assert "is a folder" in mistake(capsys, *ask, str(tmp_path / "map.png"), "--json", str(tmp_path))
+    several = ["evaluate", "--model", model_folder, str(tmp_path / "typo")]
+    assert "typo" in mistake(capsys, *several)
 
 
 def test_evaluate_prints_and_saves_the_same_numbers(model_folder, tmp_path, capsys, monkeypatch):
@@ -225,7 +256,7 @@ def test_looking_at_records_fetches_no_weights(monkeypatch, model_folder, record
 
 
 def test_what_is_not_shipped_yet_names_the_command_that_makes_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(commands, "DATA", tmp_path)
+    monkeypatch.setattr(doctor, "DATA", tmp_path)
     for name, made_by in (("tiny-clip", "pretrain clip"), ("tiny-llava", "reproduce")):
         argv = ["ask", "--model", str(tmp_path / name), "--image", "x.png", "What?"]
         line = mistake(capsys, *argv)
@@ -237,7 +268,7 @@ def test_reproduce_and_pretrain_pass_their_arguments_on(tmp_path, monkeypatch, c
     from minillava.pretrain import clip, language
 
     calls = {}
-    monkeypatch.setattr(commands, "_need", lambda *folders: None)
+    monkeypatch.setattr(commands, "need", lambda *folders: None)
     monkeypatch.setattr(reproduce, "reproduce", lambda *a, **k: calls.update(reproduce=(a, k)))
     assert main(["reproduce", "--run-dir", "there", "--seed", "3", "--fast-dev-run"]) == 0
     (folder, preset), options = calls["reproduce"]

@@ -32,7 +32,7 @@ LAYERS = [
     "saving parallel monitoring training pretrain chat shapes memory",
     "plan adopt attention grounding heads passage relevance ablation figure plots evaluation",
     "attention_plots attention_html",
-    "course demo reproduce doctor",
+    "course demo reproduce doctor starting",
     "commands",
     "cli",
 ]

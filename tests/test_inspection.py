@@ -1,11 +1,13 @@
 """inspection.py: a sample shown whole, in a notebook, in a terminal, as a page."""
 
+import json
 import re
 
 import pytest
-from helpers import png, record
+from helpers import mistake, png, record
 
 import minillava
+from minillava.cli import main
 from minillava.inspection import inspect, sample
 
 
@@ -80,3 +82,14 @@ def test_stage_1_and_a_tokenizer_alone(tokenizer):
 
 def test_it_stands_at_the_top():
     assert minillava.inspect is inspect
+
+
+def test_what_the_audit_finds_is_shown_of_the_record(model_folder, records, tmp_path, capsys):
+    rows = json.loads(records.read_text())[:2]
+    del rows[1]["image"]
+    records.write_text(json.dumps(rows))
+    argv = ["inspect", "--model", model_folder, "--data", str(records)]
+    assert main([*argv, "--index", "1"]) == 0
+    assert "problem: pictures and placeholders differ: 0 pictures, but 1 turns" in capsys.readouterr().out
+    assert "say which, with --index" in mistake(capsys, *argv, "--html", str(tmp_path / "a.html"))
+    assert "leave --index out" in mistake(capsys, *argv, "--index", "0", "--json", str(tmp_path / "a.json"))

@@ -173,6 +173,15 @@ def test_the_strategy_suits_the_stage(stage, strategy, devices, expected):
     assert found == expected if isinstance(expected, str) else isinstance(found, expected)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_goes_on_by_the_strategy_that_made_its_checkpoint(tmp_path, devices):
+    stage = PRESETS["tiny"].stages["stage2"]
+    (tmp_path / "file").touch()
+    assert isinstance(choose(stage, "auto", devices, 1, tmp_path), Sharded)
+    assert choose(stage, "auto", devices, 1, tmp_path / "file") == ("auto" if devices == 1 else "ddp")
+    assert choose(stage, "ddp", devices, 1, tmp_path) == "ddp"  # what is asked for is not overruled
+
+
 @pytest.mark.parametrize(
     ("stage", "devices", "why"),
     [("stage1", 8, "use ddp"), ("stage2-lora", 8, "use ddp"), ("stage2", "auto", "number of devices")],

@@ -68,6 +68,23 @@ def test_a_file_of_something_else_is_named(tmp_path, text, message):
         load_records(tmp_path / "bad.json")
 
 
+def test_a_broken_line_is_named_by_its_number(tmp_path):
+    lines = [json.dumps(record(1)), "", '{"id": 2, "conversations" []}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="a.jsonl, line 3 is neither"):
+        load_records(tmp_path / "a.jsonl")
+
+
+def test_a_record_without_conversations_is_for_the_audit(tmp_path, tokenizer):
+    rows = [record(0), {"id": "x", "image": "a.png"}, record(2)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    found = load_records(tmp_path / "a.json")
+    report = audit(found, tokenizer=tokenizer)
+    assert "malformed conversation" in {problem.kind for problem in report.problems if problem.id == "x"}
+    assert [kept["id"] for kept in report.without_problems(found)] == [0, 2]
+    assert len(dataset(found, tokenizer).lengths) == 3
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_text_in_another_encoding_is_named(tmp_path, encoding):
     (tmp_path / "a.json").write_text('[{"conversations": [], "id": "é"}]', encoding=encoding)
@@ -149,7 +166,7 @@ def test_turns_that_are_none_are_named_by_the_audit_and_where_they_are_read(toke
     assert [str(found) for found in audit(rows).problems if "(id 'x')" in str(found)]
     data = dataset(rows, tokenizer)
     assert data.lengths[1] < 0  # the order of the samples can be made
-    with pytest.raises(ValueError, match=r"record 1 \(id 'x'\).*`data.audit`"):
+    with pytest.raises(ValueError, match=r"record 1 \(id 'x'\).*`minillava inspect`"):
         data[1]
     assert dataset(rows, tokenizer, skip_broken=True)[1]["id"] == "a"
 

@@ -104,6 +104,14 @@ def test_another_run_is_not_taken_for_the_interrupted_one(make_model, records, t
         train_stage(make_model(), STAGES["stage1"], captions(records), tmp_path, **same | change)
 
 
+def test_a_finished_stage_shorter_than_a_save_is_known_again(make_model, records, tmp_path):
+    same = captions(records), tmp_path
+    train_stage(make_model(), STAGES["stage1"], *same, max_steps=2)
+    with pytest.raises(ValueError, match="steps = 2; this run has steps = 3"):
+        train_stage(make_model(), STAGES["stage1"], *same, max_steps=3)
+    assert train_stage(make_model(), STAGES["stage1"], *same, max_steps=2).resumed_from == 2
+
+
 def test_other_data_of_the_same_size_and_other_bases_are_not_taken_for_the_same(
     make_model, records, tmp_path
 ):

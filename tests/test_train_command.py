@@ -7,7 +7,7 @@ import datasets
 import pytest
 from helpers import QUESTION, mistake
 
-from minillava import checkpoints, commands
+from minillava import checkpoints, starting
 from minillava.cli import main
 
 
@@ -180,7 +180,7 @@ def test_processes_started_after_the_audit_read_what_it_left_out(
     monkeypatch.setattr(training, "train_stage", train_stage)
     assert main(argv) == 0
     assert len(audited) == 1 and trained[0] == trained[1] and len(trained[0]) == 31
-    assert not any(name.startswith(commands.LEFT_OUT) for name in os.environ)
+    assert not any(name.startswith(starting.LEFT_OUT) for name in os.environ)
 
 
 def test_stage_2_asks_for_stage_1(tmp_path, capsys):
