@@ -54,8 +54,9 @@ def _caption_record(answer: Any) -> str | None:
     turns = found["conversations"]
     if not isinstance(turns, list) or len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
         return "`conversations` is a list of two turns, the human's and gpt's, each a dict."
-    if any(set(turn) != {"from", "value"} for turn in turns):
-        return f"a turn has the keys `from` and `value`; yours has {', '.join(map(str, turns[0]))}."
+    others = [turn for turn in turns if set(turn) != {"from", "value"}]
+    if others:
+        return f"a turn has the keys `from` and `value`; one has {', '.join(map(str, others[0])) or 'none'}."
     if [turn["from"] for turn in turns] != ["human", "gpt"]:
         return f"turns are from human, then gpt; yours are from {turns[0]['from']}, then {turns[1]['from']}."
     if turns[1]["value"] != "A cat on a mat.":
@@ -108,7 +109,9 @@ def _tempting(answer: Any) -> str | None:
         return "it returns no set of (color, shape) pairs."
     found, wanted = set(found), {("red", "heart")}
     if found == wanted:
-        return None
+        if set(answer([("blue", "heart"), ("red", "star")])) == {("blue", "star"), ("red", "heart")}:
+            return None
+        return "it is right here; of a blue heart and a red star *two* pairs are tempting: cross them all."
     if here := found & set(things):
         return f"{sorted(here)[0]} is in the picture: the answer would be yes."
     if foreign := {pair for pair in found - wanted if pair[0] not in ("red", "blue")}:

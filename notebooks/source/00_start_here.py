@@ -108,7 +108,7 @@ print("sighted it gets more than twice as many right as blind or shuffled")
 print(right, "of 100")
 
 # %% [markdown]
-# A guesser gets one shape in six and one color in eight, 12 to 17 of 100. Only its own picture gets it further: the
+# A guesser gets one shape in six and one color in eight, 12 to 17 of 100. Only its own picture gets far beyond: the
 # answers come off the pixels. The
 # [card](../data/tiny-llava/README.md) has the same for every type of question.
 

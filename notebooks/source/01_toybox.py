@@ -196,8 +196,8 @@ shares({"Toybox, of 1000": {name: ours[name] for name in llava}, "LLaVA-1.5, of 
 
 # %% [markdown]
 # (The lower row is the author's recount, haotian-liu/LLaVA issue 702.) Both give about a sixteenth to text
-# alone, so that the model does not forget how to talk about anything else. The figure counts records; it does
-# not say which of them teach most.
+# alone, so that the model does not forget how to talk about anything else. It counts records; ours with SVG or
+# lectures are among the short answers.
 #
 # ## What can be guessed without looking?
 # Every answer in a data set has a frequency, and a model that never looks can learn it. So the first number
@@ -255,8 +255,8 @@ check("01.adversarial", tempting)
 
 # %% [markdown]
 # ## Held out, four ways
-# A hash of *what a picture shows* decides what it is for: eight tenths may be trained on, one tenth is `val`, at which
-# the lessons look, and one tenth `test`, which is asked at the end. Both are of the training's kind. Three more splits
+# A hash of *what a picture shows* decides what it is for: eight tenths may be trained on, one tenth is `val`, to
+# look at while working, and one tenth `test`, for finished models. Both are of the training's kind. Three more splits
 # each change one thing:
 # `compositional` shows pairs of color and shape that no training picture has, `more` one object more, and
 # `paraphrase` asks in words that were never trained on.

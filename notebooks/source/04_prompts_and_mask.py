@@ -136,7 +136,7 @@ token_strip(strip)
 # %% [markdown]
 # Gray is given, purple is the picture's 64 positions (576 in LLaVA-1.5), green and underlined is learned: each
 # answer with the space before it, and its `</s>`. That last one matters: it is how the model learns to *stop*.
-# (An empty box is the `▁` with which this tokenizer begins a text, as it does anew after a special token.)
+# (An empty box is a `▁`: each text before or after a picture begins with one; the other is a space.)
 # The strip is the first thing to look at when a training looks odd; `minillava inspect` prints it for any
 # record of any file.
 #

@@ -347,11 +347,11 @@ print("more words are right after 144 steps than before")
 
 # %% [markdown]
 # After a minute it writes captions, and nearly all of them are right. It does not learn all of it at once: a run of 96
-# steps ends with all places and sizes right, 22 shapes, and 11 colors. (Lesson 02 found color the
-# easiest to read off a patch. Easy to read is not soon translated; why it comes last here, we do not know.) How quickly
+# steps ends with all places and sizes right, 22 shapes, and 11 colors. (Lesson 02 read color off
+# every patch. Read is not yet translated; why it comes last here, we do not know.) How quickly
 # it goes is the language model's merit, too: tiny-Vicuna has read *maps*, pictures laid out in symbols in a grid
 # (`minillava/pretrain/maps.py`). The more it knows of pictures by hearsay, the less is left to learn. LLaVA-1.5 takes
-# 2,181 steps of 256, and even then stage 1 is only a start: on LLaVA-Bench, a model without instruction tuning gets
+# 2,181 steps of 256, and even then stage 1 is only a start: on LLaVA-Bench, version 1 without instruction tuning gets
 # 21.5 % of the reference's score, and 85.1 % with it (arXiv 2304.08485, table 4). It can caption. It cannot converse.
 #
 # ## Break it: give every caption the wrong picture

@@ -350,7 +350,7 @@ for kind, row in table.items():
 
 # %% [markdown]
 # The longest arrow gained most. A type of two answers can be had half right by guessing, so by *looking* it has least
-# to gain; where it starts below a half, the joined parts did not even say one of the two. The arrow says what both
+# to gain; where it starts below a half, the joined parts gave one answer always, here the rarer. The arrow says what both
 # stages taught; the two marks say what can be had without the picture. Where an arrow ends right of its marks, the
 # model looks. Where it ends among them, everything that it gained is knowing which answers are common, and a table
 # without baselines would have called that learning. With so few questions a row may be off by ten points or more; the

@@ -153,7 +153,7 @@ for position in by_hand:
 
 # %% [markdown]
 # The word's own row looks *after* it was said. For words of the question it is the other way round: nobody
-# predicts them, and their own row is what reads the picture for them. Off by one is the commonest bug of such
+# predicts them, so one draws their own row, or the next (lesson 07c). Off by one is the commonest bug of such
 # maps, and invisible. What it costs is drawn below.
 #
 # ## Pitfall 4: everything looks hot
@@ -203,7 +203,7 @@ mean = everything[:, :, at].mean((0, 1))  # [4, T]
 shares = {name: mean[:, list(where)].sum(-1).tolist() for name, where in blocks.items()}
 assert_close(torch.tensor(list(shares.values())).sum(0), torch.ones(4), atol=1e-4, rtol=1e-4)
 alike = [len(said.patches) / (position + 1) for position in at]  # a row sees itself and what came before
-attention_by_word([said.tokens[p] for p in at], shares, even=alike)
+attention_by_word(list(titles), shares, even=alike)
 
 # %% tags=["nbval-ignore-output"]
 mass = everything[..., said.patches].sum(-1)[:, :, at]  # [layers, heads, 4]

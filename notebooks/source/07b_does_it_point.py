@@ -214,7 +214,7 @@ print("the rows that predict a caption's words beat the other things:",
 # ## Pitfall 7: the mean of heads, or one of them?
 # Papers warn of the mean over heads, which blurs, and of single heads, which were picked. Which is better is a number,
 # so both columns stand. Here is what the mean is made of: by layer and head, for the caption's colors (the framed one
-# is the inflated best of pitfall 6, the baseline another thing's score):
+# is this row's best of thirty, the baseline another thing's score):
 #
 # %% alt="A grid of layers by heads, each cell with the head's score: how often its map, of the row before a color, points at the thing of that color. The best cell is framed, and the score for another thing is given beside the color scale."
 from minillava.plots import head_grid

@@ -379,7 +379,7 @@ for name, options in {
         print(f"{name}:\n  {error}")
 
 # %% [markdown]
-# None of them, if one asks first. All three cost a second here; the first is the classic, which on the machine is an
+# All of them, if one asks first. Each costs a second here; the first is the classic, which on the machine is an
 # "out of memory" after the weights have been loaded. What a plan cannot foresee is a *slow* machine, a full disk on
 # another node, or data that are broken; for the last there is `minillava inspect` (lesson 04; without
 # `--index` it is lesson 01's audit).

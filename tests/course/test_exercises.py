@@ -1,6 +1,7 @@
 """Exercises: what `check` says to stubs, to solutions, to typical mistakes and to anything else."""
 
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,7 @@ MISTAKES = [
     ("01.record", lambda name, image, caption: {"id": name, "messages": []}, "no image and no conversations"),
     ("01.record", record(lambda c: turns(("user", "<image>\nWhat?"), ("assistant", c))), "from user"),
     ("01.record", record(lambda c: turns(("human", "<image>"), ("gpt", c), key="role")), "keys `from`"),
+    ("01.record", record(lambda c: turns(("human", "<image>")) + turns(("gpt", c), key="role")), "has role"),
     ("01.record", record(lambda c: turns(("human", "What?"), ("gpt", c))), "holds <image> once"),
     ("01.record", record(lambda c: turns(("human", "What?\n<image>"), ("gpt", c))), "stands first"),
     ("01.record", record(lambda c: turns(("human", DESCRIBED), ("gpt", "A cat."))), "nothing else"),
@@ -204,6 +206,7 @@ MISTAKES = [
     ("01.adversarial", lambda things: {("red", "heart"), ("green", "star")}, "easy to deny"),
     ("01.adversarial", lambda things: {("red", "heart"), ("red", "circle")}, "easy to deny"),
     ("01.adversarial", lambda things: set(), "finds nothing"),
+    ("01.adversarial", lambda all: {(a[0], b[1]) for a, b in combinations(all, 2)} - {*all}, "*two*"),
     ("02.count", lambda size, patch: size // patch, "in one row"),
     ("02.count", lambda size, patch: (size // patch) ** 2 + 1, "CLS"),
     ("02.count", lambda size, patch: 576, "wanted is 64"),
