@@ -30,8 +30,9 @@ def knock_out(
     """Cut the attention edges from every row to every column of a sample, in some layers.
 
     Attention knockout (Geva et al. 2023, arXiv 2304.14767, section on information flow): the score of a cut
-    edge is -inf before the softmax, so the rest of the row's attention grows. Works under sdpa and eager
-    attention, in one pass and in `generate`; `record` inside the block shows the cut.
+    edge is -inf before the softmax, so the rest of the row's attention grows. A row that would be left with
+    nothing to look at, as the first one without itself, keeps the edge to itself. Works under sdpa and eager
+    attention, in one pass and in `generate`, but not with several beams; `record` inside shows the cut.
 
     Args:
         model: as for `attention.record`.
@@ -50,11 +51,20 @@ def knock_out(
         earlier = int(cache.get_seq_length(module.layer_idx)) if cache is not None else 0
         here = torch.arange(earlier, earlier + hidden.shape[1], device=hidden.device)
         keys = mask.shape[-1] if mask is not None else int(here[-1]) + 1
+        if len(hidden) != len(rows):
+            raise ValueError(
+                f"`rows` are of {len(rows)} samples, but {len(hidden)} came: beams and several replies to a "
+                "prompt multiply it. Ask without them."
+            )
         edges = _from(rows.to(hidden.device), here) & _to(columns.to(hidden.device), keys)
         if mask is None:  # numbers, not bool, for eager attention adds them
             unseen = torch.arange(keys, device=hidden.device) > here[:, None]
             unseen &= kwargs.get("is_causal", module.is_causal)
             mask = hidden.new_zeros(1, 1, *unseen.shape).masked_fill(unseen, torch.finfo(hidden.dtype).min)
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        itself = torch.arange(keys, device=hidden.device) == here[:, None]
+        emptied = seen.any(-1, keepdim=True) & ~(seen & ~edges).any(-1, keepdim=True)
+        edges = edges & ~(emptied & itself)
         if mask.dtype == torch.bool:
             mask = mask & ~edges
         else:
@@ -117,7 +127,12 @@ def blanked(features: Tensor, patches: Tensor, mean: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_feature(model: MiniLlava, images: Sequence[Picture], batch_size: int = 64) -> Tensor:
-    """The mean patch feature of some pictures, [D_v]: what a patch is when nothing is known of it."""
+    """The mean patch feature of some pictures, [D_v]: what a patch is when nothing is known of it.
+
+    Raises ValueError for no pictures.
+    """
+    if not images:
+        raise ValueError("The mean of no pictures: give one or more.")
     size, total = model.config.vision_config.image_size, 0
     for start in range(0, len(images), batch_size):
         shown = images[start : start + batch_size]

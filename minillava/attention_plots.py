@@ -128,6 +128,8 @@ def token_strip(tokens: Sequence[str], kinds: Sequence[str], width: float = 8.0)
     """
     if len(tokens) != len(kinds) or not len(tokens):
         raise ValueError(f"{len(tokens)} tokens but {len(kinds)} kinds: give one for each of at least one.")
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"There is no kind {min(unknown)!r}: each is one of {', '.join(KINDS)}.")
     high, gap, margin = 0.26, 0.04, 0.12
     x, y, placed = margin, 0, []
     for text, kind, count in _runs(tokens, kinds):

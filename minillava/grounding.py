@@ -28,9 +28,21 @@ def truth(cover: np.ndarray) -> np.ndarray:
 
 
 def pointing(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """Pointing game (Zhang et al. 2016, arXiv 1608.00507): 1 if the strongest patch is inside."""
-    strongest = maps.reshape(*maps.shape[:-2], -1).argmax(-1)
-    return truth(cover).reshape(-1)[strongest].astype(float)
+    """Pointing game (Zhang et al. 2016, arXiv 1608.00507): 1 if the strongest patch is inside.
+
+    Of several that are equally strong, the share inside; a map of zeros points nowhere and scores 0.
+    """
+    flat = _flat(maps)
+    peak = flat.max(-1, keepdims=True)
+    strongest = (flat == peak) & (peak > 0)
+    return (strongest & truth(cover).reshape(-1)).sum(-1) / strongest.sum(-1).clip(1)
+
+
+def _flat(maps: np.ndarray) -> np.ndarray:
+    """[..., grid, grid] -> [..., patches]. ValueError for maps with NaN, which have no strongest patch."""
+    if np.isnan(maps).any():
+        raise ValueError("A map has patches that are no numbers (NaN), and so no strongest one.")
+    return maps.reshape(*maps.shape[:-2], -1)
 
 
 def mass_in_box(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -51,11 +63,14 @@ def concentration(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
 def rank_accuracy(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Relevance rank accuracy (CLEVR-XAI): the object's share of the k strongest patches.
 
-    k is the number of the object's patches.
+    k is the number of the object's patches. Patches as strong as the k-th share the places that are left.
     """
-    inside = truth(cover).reshape(-1)
-    order = np.argsort(-maps.reshape(*maps.shape[:-2], -1), axis=-1, kind="stable")
-    return inside[order[..., : inside.sum()]].mean(-1)
+    inside, flat = truth(cover).reshape(-1), _flat(maps)
+    count = inside.sum()
+    last = -np.partition(-flat, count - 1, axis=-1)[..., count - 1 : count]  # the k-th strongest
+    above, level = flat > last, flat == last
+    shared = (count - above.sum(-1)) / level.sum(-1)
+    return ((above & inside).sum(-1) + shared * (level & inside).sum(-1)) / count
 
 
 def overlap(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:

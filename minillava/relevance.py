@@ -42,7 +42,8 @@ SINK_ENERGY = 20**2 / 4096
 arXiv 2503.03321 calls a position a sink where one of the sink dimensions, divided by the state's root mean
 square, exceeds τ = 20, for a width of 4096. No such value exceeds the width's square root, so a narrow model
 would never have a sink; as a share of the sum of squares the bound can be met at any width (and is met by
-chance below a hundred or so).
+chance below a hundred or so, and by what was learned in a narrow model: in tiny-LLaVA, of width 192, many an
+ordinary word meets it in the first layers, and is a sink by this rule though little attention falls on it).
 """
 
 
@@ -84,7 +85,9 @@ def sink_masked(said: Passage, layers: Indices = None, heads: Indices = None) ->
     """
     weights = said.attention(said.rows, layers, heads)
     states = said.hidden_states()[:-1]
-    sinks = find_sinks(states)[indices(layers, len(states), "layer")]
+    sinks = find_sinks(states)
+    sinks[0, 1:] = False  # the first layer reads embeddings, which no layer has made massive
+    sinks = sinks[indices(layers, len(states), "layer")]
     return _relevance(said, without(weights, sinks).mean((0, 1)))
 
 
@@ -187,7 +190,7 @@ def logit_lens(said: Passage, layer: int = -1) -> Relevance:
     Neo et al. 2024, arXiv 2410.07149, section on visual token representations). -1 is the last layer.
     """
     states = said.hidden_states()
-    layer = range(len(states) - 1)[layer]
+    (layer,) = indices([layer], len(states) - 1, "layer")
     model = said.model.language_model
     norm = nn.Identity() if layer == len(states) - 2 else model.model.norm  # the last is normed already
     said_by = read_out(norm(states[layer + 1, said.patches]), model.lm_head, said.answer_ids)

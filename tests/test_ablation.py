@@ -52,6 +52,32 @@ def test_cut_edges_carry_nothing_and_the_rest_grows(model, attention, padded):
     assert_close(cut.transpose(1, 2)[there], expected.transpose(1, 2)[there], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_row_with_nothing_else_to_look_at_keeps_itself(model, attention):
+    """All edges to the first position are cut, its own among them: it must not see what comes later."""
+    llama, ids = model.language_model, inputs(batch=1)
+    llama.set_attn_implementation(attention)
+    rows, columns = torch.ones(1, 9, dtype=torch.bool), marks((0, 0), batch=1)
+    with torch.no_grad(), knock_out(llama, rows, columns), record(llama) as cut:
+        logits = llama(ids).logits
+        changed = llama(torch.cat([ids[:, :-1], ids[:, -1:] + 1], 1)).logits
+        pad = torch.zeros(1, 2, dtype=torch.long)
+        mask = torch.cat([pad, torch.ones_like(ids)], 1)
+    assert (cut.weights[0, :, :, 0, 0] == 1).all() and not cut.weights[0, :, :, 1:, 0].any()
+    assert_close(changed[:, :-1], logits[:, :-1])
+    wide = torch.cat([pad.bool(), rows], 1), torch.cat([pad.bool(), columns], 1)
+    with torch.no_grad(), knock_out(llama, *wide):
+        padded = llama(torch.cat([pad, ids], 1), attention_mask=mask, position_ids=mask.cumsum(1) - 1).logits
+    assert_close(padded[:, 2:], logits, rtol=0, atol=1e-5)
+
+
+def test_beams_are_more_samples_than_the_rows_are_of(model):
+    llama, ids = model.language_model, inputs()
+    with pytest.raises(ValueError, match="rows. are of 2 samples, but 6 came"):
+        with knock_out(llama, marks((0, 8)), marks((0, 2))):
+            llama.generate(ids, max_new_tokens=2, num_beams=3, do_sample=False)
+
+
 def test_what_is_generated_goes_on_with_the_last_row(model):
     llama, ids = model.language_model, inputs()
     mask = torch.ones_like(ids)

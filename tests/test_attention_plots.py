@@ -74,6 +74,8 @@ def test_words_are_drawn_as_they_are_typed():
     plots.word_by_word(WIDE, [word], [heat], [0.5]).png()
     plots.attention_by_word([word], {"image": [0.2]}).png()
     plots.token_strip([word], ["question"]).png()
+    with pytest.raises(ValueError, match="no kind 'speech'"):
+        plots.token_strip([word], ["speech"])
 
 
 def test_a_word_without_its_map_is_refused():

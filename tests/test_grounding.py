@@ -37,9 +37,24 @@ def test_a_patch_is_the_objects_if_half_covered_or_else_the_most_covered():
 def test_scores_by_hand_for_many_maps_at_once():
     spread = np.array([[4, 1, 0], [3, 0, 0], [0, 0, 2]]) / 20
     maps = np.stack([spread, one_hot(0, 1), one_hot(2, 2), np.zeros((3, 3))]).reshape(2, 2, 3, 3)
-    assert pointing(maps, COVER).tolist() == [[1, 1], [0, 1]]
+    assert pointing(maps, COVER).tolist() == [[1, 1], [0, 0]]
     assert mass_in_box(maps, COVER) == pytest.approx(np.array([[0.58, 0.6], [0, 0]]))
-    assert rank_accuracy(maps[0], COVER).tolist() == [0.5, 1]
+    # One of two patches stands out; for the other place eight are equal, one of them the object's.
+    assert rank_accuracy(maps[0], COVER).tolist() == [0.5, (1 + 1 / 8) / 2]
+
+
+def test_a_map_that_says_nothing_scores_what_lots_would_or_nothing():
+    share = truth(COVER).mean()
+    level, nothing = np.ones((3, 3)), np.zeros((3, 3))
+    for turn in range(4):  # wherever the object is
+        cover = np.rot90(COVER, turn)
+        assert pointing(level, cover) == rank_accuracy(level, cover) == rank_accuracy(nothing, cover) == share
+        assert pointing(nothing, cover) == 0
+    broken = one_hot(0, 1)
+    broken[2, 2] = np.nan
+    for score in (pointing, rank_accuracy):
+        with pytest.raises(ValueError, match="NaN"):
+            score(broken, COVER)
 
 
 def test_a_maps_scale_does_not_matter_and_a_uniform_map_scores_the_area():

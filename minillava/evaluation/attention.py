@@ -48,14 +48,17 @@ def evaluate_attention(
         pictures: of Toybox's test split, drawn anew for each of `seeds`.
         controls: other models to measure the same way, such as one trained on shuffled answers. An untrained
             one is always there, with fresh weights for every seed.
-        explained: on how many pictures of the first seed the methods of relevance are compared.
+        explained: on how many pictures of the first seed the methods of relevance are compared; 0 leaves
+            that out.
         ablated: how many pictures, of all seeds alike, are asked about again under every intervention, which
             takes longest; 0 leaves that out.
         seen: seed -> other pictures to measure on, in place of Toybox's.
 
     Raises:
-        ValueError: a seed with fewer than two pictures.
+        ValueError: no seeds, a seed with fewer than two pictures, or one picture to explain.
     """
+    if not seen and not seeds:
+        raise ValueError("There is nothing to look at: give at least one seed.")
     seen = seen or {seed: toybox_sights("test", pictures, seed) for seed in seeds}
     models: dict[str, list[Line]] = {}
     looks, by_seed = {}, {}
@@ -75,7 +78,7 @@ def evaluate_attention(
         models=models,
         seeds=by_seed,
         heads={"chosen with boxes": best, "found without boxes": find_heads(_last_token(looks[first]))},
-        methods=compare_methods(model, seen[first][:explained]),
+        methods=compare_methods(model, seen[first][:explained]) if explained else {},
         costs=damage.ablate(model, cases, heads=best) if cases else [],
         grids={
             row: np.mean([head_scores(getattr(one, name)) for one in looks.values()], axis=0)
@@ -150,6 +153,8 @@ def _specificity(found: Looks, bare: Looks) -> Line:
 
     right = np.array([a.right for a, b in zip(found.word, found.also, strict=True) if b])
     mine = pairs(found)
+    if len(mine) < 2:  # too few to choose a head on one half
+        return Line("referring word", "specificity", np.full(len(mine), np.nan), _unknown(len(mine)), right)
     (scores,), (chance,) = chosen_elsewhere(mine), chosen_elsewhere(pairs(bare))
     baselines = _unknown(len(scores)) | {"untrained": chance, "any head": _any(mine)}
     return Line("referring word", "specificity", scores, baselines, right)

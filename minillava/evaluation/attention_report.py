@@ -102,7 +102,8 @@ class AttentionReport:
                 value = mean_known(line.scores)
                 found.append((f"{line.row}: {line.measure}", value, f"≥ {goal:g}", value >= goal))
             if (line.row, line.measure) == ("referring word", "pointing"):
-                ratio = mean_known(line.scores) / mean_known(line.baselines["untrained"])
+                untrained = mean_known(line.baselines["untrained"])
+                ratio = mean_known(line.scores) / untrained if untrained else np.inf
                 found.append(("the same, by untrained", ratio, "≥ 2.5", ratio >= 2.5))
         for cost in self.costs:
             if cost.rows == PATCHES or (cost.rows, cost.layers) == (QUESTION, "all"):
@@ -125,7 +126,10 @@ class AttentionReport:
     def to_dict(self) -> dict:
         return {
             "accuracy": self.accuracy,
-            "goals": [dict(zip(("what", "value", "goal", "met"), row, strict=True)) for row in self.goals()],
+            "goals": [
+                {"what": what, "value": _known(value), "goal": goal, "met": met}
+                for what, value, goal, met in self.goals()
+            ],
             "models": {name: [line.to_dict() for line in lines] for name, lines in self.models.items()},
             "seeds": {
                 seed: {f"{line.row}: {line.measure}": _known(mean_known(line.scores)) for line in lines}
@@ -189,7 +193,7 @@ class AttentionReport:
 
 
 def _known(number: float) -> float | None:
-    return None if np.isnan(number) else number
+    return float(number) if np.isfinite(number) else None
 
 
 def _number(values: np.ndarray) -> str:

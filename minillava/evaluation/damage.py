@@ -145,6 +145,7 @@ def ablate(
     ]
     if heads:
         width = model.config.text_config.num_attention_heads
+        heads = [(layer % depth, head % width) for layer, head in heads]  # negative ones count from the end
         spare = [(i, j) for i in range(depth) for j in range(width) if (i, j) not in set(heads)]
         others = [spare[i] for i in rng.permutation(len(spare))[: len(heads)]]
         for name, dropped in ((f"{len(heads)} heads", heads), (f"{len(others)} other heads", others)):

@@ -20,6 +20,9 @@ from minillava.evaluation.sketch import MATCH, box_iou, sketch_score
 Scores = dict[str, float]
 """The score, 0-1, by its name; the first, named "", is the one that a table's row is about."""
 
+FARTHEST = 1000.0
+"""Numbers beyond are as wrong as this one: a reply of a hundred digits is no reason to forget all others."""
+
 PRECISION, RECALL, F1 = "precision", "recall", "F1"
 ERROR = "mean absolute error"
 """Names of scores; an error is no share of one, but in units of what is counted."""
@@ -66,8 +69,8 @@ def score(measure: str, reply: str, answer: str) -> Scores:
 
 def _off(reply: str, answer: str) -> float:
     """How far a number is off; a reply that is none is as far off as zero."""
-    found = re.search(r"\d+", normalise_answer(reply))
-    return float(abs(int(found[0] if found else 0) - int(answer)))
+    found = re.search(r"\d+(?:\.\d+)?", normalise_answer(reply))
+    return abs(min(float(found[0] if found else 0), FARTHEST) - int(answer))
 
 
 def edits(text: str, other: str) -> int:
@@ -89,7 +92,7 @@ def _reasoned(text: str) -> tuple[str, list[str]]:
 
 def box(text: str) -> tuple[float, ...]:
     """The first four numbers of a text; a box without an area where there are fewer."""
-    numbers = [float(number) for number in re.findall(r"\d*\.?\d+", text)[:4]]
+    numbers = [float(number) for number in re.findall(r"-?\d*\.?\d+", text)[:4]]
     return tuple(numbers) if len(numbers) == 4 else (0.0, 0.0, 0.0, 0.0)
 
 

@@ -33,10 +33,11 @@ from minillava.pretrain.probe import measure
 from minillava.toybox import language, records
 from minillava.toybox.claims import Claim, reshape, sample_claim, sample_twin
 from minillava.toybox.creatures import CREATURES
-from minillava.toybox.domain import Domain, specimen
+from minillava.toybox.domain import Domain, belongs, specimen
 from minillava.toybox.draw import draw
 from minillava.toybox.lessons import LESSONS
 from minillava.toybox.scene import MAX_OBJECTS, SIZE, Scene
+from minillava.toybox.scenes import SCENES
 from minillava.toybox.signs import SIGNS
 from minillava.toybox.sketch import SKETCH
 
@@ -94,11 +95,12 @@ PHASES = (
 
 
 def scenes(index: int, rng: random.Random, most: int, number: int) -> Iterator[Scene]:
-    """Half that number of training scenes, each followed by its hard negative."""
+    """Half that number of training scenes, each followed by a hard negative that may be trained on, too."""
     for i in range(index, index + number // 2):
         made = records.scene("train", i, seed=101, most=most)
         yield made
-        yield reshape(made, rng)
+        twins = (reshape(made, rng) for _ in range(50))
+        yield next((twin for twin in twins if belongs(SCENES, twin, "train")), made)
 
 
 def shown(scene: Scene, number: int, rng: random.Random) -> list[int]:

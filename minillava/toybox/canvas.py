@@ -128,7 +128,7 @@ class Sheet:
         """What is drawn on the sheet, at the size of the picture."""
         image = self._image.reduce(_OVERSAMPLE)
         image.putalpha(image.getchannel("A").point(lambda v: v if v >= _VISIBLE else 0))
-        left, top, *_ = box = image.getchannel("A").getbbox()
+        left, top, *_ = box = image.getchannel("A").getbbox() or (0, 0, 1, 1)  # too thin to be seen
         return Cutout(image.crop(box), left, top)
 
 

@@ -133,6 +133,11 @@ def splits(domain: Domain) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*HASHED, *domain.samplers)))
 
 
+def belongs(domain: Domain[S], made: S, split: str) -> bool:
+    """Whether a split may show what a specimen shows: its hash decides (HASHED)."""
+    return int(domain.key(made), 16) % 10 in HASHED.get(split, range(10))
+
+
 def specimen(domain: Domain[S], split: str, index: int, seed: int = 0) -> S:
     """Specimen `index` of a split, the same whatever was asked for before it.
 
@@ -144,10 +149,9 @@ def specimen(domain: Domain[S], split: str, index: int, seed: int = 0) -> S:
         )
     rng = random.Random(f"toybox/{seed}/{split}/{index}")
     sample = domain.samplers.get(split, domain.samplers["train"])
-    tenths = HASHED.get(split, range(10))
     for _ in range(_TRIES):
         made = sample(rng)
-        if int(domain.key(made), 16) % 10 in tenths:
+        if belongs(domain, made, split):
             return made
     raise ValueError(
         f"The domain {domain.name} gave nothing for the split {split!r} in {_TRIES} tries: let its pictures "

@@ -104,7 +104,7 @@ def _element(line: str) -> Primitive:
         raise SvgError(f"{line!r} needs the attributes {', '.join(wanted)}, each once and no other.")
     if given["fill"] not in COLORS:
         raise SvgError(f"{line!r} has another fill than {', '.join(COLORS)}.")
-    pattern = r"\d+,\d+(?: \d+,\d+){2,}" if tag == "polygon" else r"\d+"
+    pattern = r"\d{1,4},\d{1,4}(?: \d{1,4},\d{1,4}){2,}" if tag == "polygon" else r"\d{1,4}"
     if not all(re.fullmatch(pattern, given[name], re.ASCII) for name in ATTRIBUTES[tag]):
         raise SvgError(f"{line!r} needs whole numbers, or for a polygon three or more corners x,y.")
     numbers = tuple(int(n) for name in ATTRIBUTES[tag] for n in re.findall(r"\d+", given[name]))
@@ -112,9 +112,16 @@ def _element(line: str) -> Primitive:
         raise SvgError(f"{line!r} has a number beyond the edge at {GRID}.")
     made = Primitive(tag, numbers, given["fill"])
     x1, y1, x2, y2 = made.extent
-    if x1 == x2 or y1 == y2:
+    if x1 == x2 or y1 == y2 or (tag == "polygon" and _on_a_line(numbers)):
         raise SvgError(f"{line!r} has no area.")
     return made
+
+
+def _on_a_line(corners: tuple[int, ...]) -> bool:
+    """Whether all corners, x and y by turns, lie on one line."""
+    (x, y), *others = zip(corners[::2], corners[1::2], strict=True)
+    sides = [(a - x, b - y) for a, b in others]
+    return all(a * d == b * c for a, b in sides for c, d in sides)
 
 
 @lru_cache(maxsize=4096)

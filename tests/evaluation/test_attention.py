@@ -13,6 +13,7 @@ import seeing
 import torch
 
 import minillava
+from minillava.ablation import mean_feature
 from minillava.evaluation import damage
 from minillava.evaluation.attention import best_heads, case, compare_methods, evaluate_attention
 from minillava.evaluation.looking import Sight, look, sights, toybox_sights, untrained
@@ -190,6 +191,21 @@ def test_a_second_seed_adds_pictures_and_stands_alone_too(models):
     assert len(joined) == 12
     assert joined[:6] == pytest.approx(line(one, "model", "answer's row", "mass").scores)
     assert [len(lines[0].scores) for lines in both.seeds.values()] == [6, 6]
+
+
+def test_little_to_look_at_leaves_gaps_and_prints(models, make_model, tmp_path):
+    few = {3: list(sights(seeing.rows(2, 3)))}
+    found = evaluate_attention(models["seeing"], seen=few, explained=0, ablated=0)
+    assert found.methods == {} and found.costs == []
+    for one in found.save(tmp_path):
+        assert one.read_text()
+    json.loads((tmp_path / "attention.json").read_text(), parse_constant=pytest.fail)
+    with pytest.raises(ValueError, match="at least one seed"):
+        evaluate_attention(models["seeing"], seeds=())
+    with pytest.raises(ValueError, match="two pictures|two examples"):
+        evaluate_attention(models["seeing"], seen={3: few[3][:1]}, explained=0, ablated=0)
+    with pytest.raises(ValueError, match="mean of no pictures"):
+        mean_feature(make_model(), [])
 
 
 def test_toyboxs_own_pictures_can_be_looked_at(make_model):

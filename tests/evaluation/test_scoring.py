@@ -10,6 +10,14 @@ def test_a_number_is_right_or_off_by_so_many():
     assert score("number", "3", "3") == {"": 1, "mean absolute error": 0}
     assert score("number", "Two.", "3") == {"": 0, "mean absolute error": 1}
     assert score("number", "many", "3") == {"": 0, "mean absolute error": 3}
+    assert score("number", "3.5", "3") == {"": 0, "mean absolute error": 0.5}
+    for digits in (400, 5000):
+        assert score("number", "9" * digits, "3") == {"": 0, "mean absolute error": 997}
+
+
+def test_a_box_beyond_the_edge_is_not_the_one_inside():
+    assert score("box", "[0.10, 0.20, 0.30, 0.40]", "[0.10, 0.20, 0.30, 0.40]") == {"": 1}
+    assert score("box", "[-0.9, 0.20, 0.30, 0.40]", "[0.90, 0.20, 0.30, 0.40]") == {"": 0}
 
 
 def test_a_sign_is_right_or_read_in_part():

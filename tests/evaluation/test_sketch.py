@@ -1,5 +1,7 @@
 """Scores of SVG code: worked out by hand on small cases."""
 
+import itertools
+
 import pytest
 
 from minillava.evaluation.sketch import box_iou, primitive_f1, rendered_iou, sketch_score
@@ -55,3 +57,30 @@ def test_pixels_count_if_they_have_the_color():
     assert rendered_iou((Primitive("rect", (2, 2, 4, 4), "blue"),), (SQUARE,)) == 0
     assert rendered_iou((), (SQUARE,)) == 0 and rendered_iou((), ()) == 1
     assert rendered_iou((SQUARE,), (SQUARE, SQUARE.moved(5, 5))) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '<polygon points="2,2 12,10 2,2" fill="green"/>',  # a corner twice
+        '<polygon points="3,2 6,8 8,12" fill="green"/>',  # on one line
+        f'<circle cx="{"9" * 5000}" cy="2" r="1" fill="green"/>',
+    ],
+)
+def test_a_reply_that_draws_nothing_or_beyond_all_bounds_does_not_parse(element):
+    code = f"{svg.OPEN}\n{element}\n{svg.CLOSE}"
+    with pytest.raises(SvgError):
+        svg.parse(code)
+    assert not sketch_score(code, svg.write((SQUARE,))).parses
+
+
+def test_whatever_parses_can_be_drawn():
+    corners = [(x, y) for x in range(0, 13, 3) for y in range(0, 13, 4)]
+    for three in itertools.combinations(corners, 3):
+        points = " ".join(f"{x},{y}" for x, y in three)
+        try:
+            made = svg.parse(f'{svg.OPEN}\n<polygon points="{points}" fill="red"/>\n{svg.CLOSE}')
+        except SvgError as error:
+            assert "no area" in str(error)
+        else:
+            assert svg.render(made).size == (96, 96)

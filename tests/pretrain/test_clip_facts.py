@@ -22,7 +22,9 @@ from minillava.pretrain.probe import domain_probes, ridge_accuracy
 from minillava.pretrain.readings import READ
 from minillava.pretrain.tokenizer import train_tokenizer
 from minillava.toybox import records
-from minillava.toybox.domain import facts, specimen
+from minillava.toybox.domain import belongs, facts, specimen
+from minillava.toybox.scene import MAX_OBJECTS
+from minillava.toybox.scenes import SCENES
 from minillava.toybox.signs import SIGNS
 from minillava.toybox.sketch import SKETCH
 
@@ -233,3 +235,11 @@ def test_a_linear_readout_finds_what_lies_there_and_nothing_else():
     x = torch.randn(300, 10)
     assert ridge_accuracy(x, ["left" if value < 0 else "right" for value in x[:, 3]]) > 0.9
     assert ridge_accuracy(x, random.Random(0).choices("abcd", k=300)) < 0.45
+
+
+def test_every_scene_it_trains_on_may_be_trained_on():
+    """Hard negatives, too: a star for a circle may be what a held-out picture shows."""
+    for most in (1, MAX_OBJECTS):
+        drawn = list(clip.scenes(0, random.Random(0), most, 300))
+        assert len(drawn) == 300 and all(belongs(SCENES, scene, "train") for scene in drawn)
+        assert sum(one == other for one, other in zip(drawn[::2], drawn[1::2], strict=True)) < 5

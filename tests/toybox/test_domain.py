@@ -8,10 +8,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from minillava.evaluation.metrics import choice_index, normalise_answer
-from minillava.toybox import canvas, creatures, domain, lessons, signs, sketch
+from minillava.toybox import canvas, creatures, domain, lessons, mix, signs, sketch, store
 from minillava.toybox.domain import CHOICE, SHORT_ANSWER, Domain, Question, Thing
 from minillava.toybox.scene import COLORS, SIZE
 from minillava.toybox.scenes import SCENES
+from minillava.toybox.sketch import SKETCH
 
 MODULES = {
     signs.SIGNS: signs,
@@ -275,3 +276,15 @@ def test_ground_and_shadow_belong_to_nothing():
         made = one.samplers["train"](rng)
         loose = [layer for layer in MODULES[one].layers(made) if layer.thing is None]
         assert loose, one.name
+
+
+def test_a_domain_of_no_file_is_drawn_anew_each_time(tmp_path, monkeypatch):
+    """One typed in a notebook: nobody knows whether it has changed since."""
+    monkeypatch.setenv("MINILLAVA_CACHE", str(tmp_path))
+    code = compile("def questions(*given): return asked(*given)", "<stdin>", "exec")
+    for word in ("first", "second"):
+        typed = {"asked": lambda *one, word=word: [replace(q, answer=word) for q in SKETCH.questions(*one)]}
+        exec(code, typed)
+        share = mix.Share(replace(SKETCH, questions=typed["questions"]), "questions", 1)
+        row = store.instructions("train", 2, table=(share,))[0]
+        assert {turn["value"] for turn in row["conversations"] if turn["from"] == "gpt"} == {word}
