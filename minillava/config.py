@@ -34,10 +34,11 @@ class StageConfig:
     """One training stage: what trains, on which kind of sample, with which optimizer settings.
 
     `trains` names submodules of `MiniLlava`; everything else is frozen. `batch_size` is the global batch
-    (all devices and accumulation steps together). `max_length` counts image positions. `max_grad_norm` is
-    our choice: the original's DeepSpeed files set no clipping. `precision` is Lightning's; "bf16-mixed"
-    computes in bfloat16 and keeps the weights that train in float32, as DeepSpeed does in the original: in
-    bfloat16 alone, of weights drawn from N(0, 0.02) seven in ten are too large to feel a step of 2e-5.
+    (all devices and accumulation steps together). `max_length` counts image positions. `max_grad_norm`,
+    None for none, is our choice: the original's DeepSpeed files set no clipping. `precision` is Lightning's;
+    "bf16-mixed" computes in bfloat16 and keeps the weights that train in float32, as DeepSpeed does in the
+    original: in bfloat16 alone, of weights drawn from N(0, 0.02) seven in ten are too large to feel a step
+    of 2e-5.
 
     `group_by_modality_length` orders the samples so that those of a step have one modality and like lengths
     (`sampler.grouped_indices`), as the original does in stage 2 alone; else their order is drawn by lot.
@@ -59,7 +60,7 @@ class StageConfig:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
     max_length: int = 2048
     samples: int | None = None
     precision: str = "bf16-mixed"
@@ -224,7 +225,11 @@ TINY = Preset(
 TINY_LONG = replace(
     TINY,
     name="tiny-long",
-    stages=TINY.stages | {"stage2": replace(TINY.stages["stage2"], samples=38_400)},
+    stages=TINY.stages
+    | {
+        "stage1": replace(TINY.stages["stage1"], samples=25_600),
+        "stage2": replace(TINY.stages["stage2"], samples=48_000),
+    },
 )
 """Four and a half times the conversations, an hour: counts, signs, boxes, lessons and sketches gain. It made
 the shipped tiny-llava."""
