@@ -385,6 +385,8 @@ def write_folder(model: MiniLlava, folder: Path, weights: dict[str, Tensor]) -> 
     model.language_model.generation_config.save_pretrained(folder)
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # for batches of prompts
+    for how in ("is_local", "local_files_only"):  # this machine read it
+        tokenizer.init_kwargs.pop(how, None)
     LlavaProcessor(
         image_processor=model.image_processor,
         tokenizer=tokenizer,
@@ -393,6 +395,9 @@ def write_folder(model: MiniLlava, folder: Path, weights: dict[str, Tensor]) -> 
         num_additional_image_tokens=1,  # CLS, which "default" takes off again
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
+    # transformers 5 reads a llava folder's tokenizer as a class that version 4, and so lmms-eval, has not.
+    file = folder / "tokenizer_config.json"
+    file.write_text(file.read_text().replace('"TokenizersBackend"', '"LlamaTokenizer"'))
 
 
 def contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:

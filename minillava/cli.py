@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--preset", choices=("tiny", "tiny-long"), default="tiny",
-        help="tiny-long: the same with 38,400 conversations, an hour, as the shipped model was made",
+        help="tiny-long: 25,600 captions and 48,000 conversations, an hour: how the shipped model was made",
     )  # fmt: skip
     p.add_argument("--run-dir", **path, help="default: runs/PRESET")
     p.add_argument("--fast-dev-run", action="store_true", help="a few steps, to see that it works")

@@ -231,8 +231,8 @@ TINY_LONG = replace(
         "stage2": replace(TINY.stages["stage2"], samples=48_000),
     },
 )
-"""Four and a half times the conversations, an hour: counts, signs, boxes, lessons and sketches gain. It made
-the shipped tiny-llava."""
+"""Four times the captions and nearly six times the conversations, an hour: signs, lessons, sketches, boxes
+and counts gain. It made the shipped tiny-llava."""
 
 PRESETS = {
     preset.name: preset

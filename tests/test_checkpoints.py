@@ -74,6 +74,15 @@ def test_files_of_the_folder(saved):
         assert str(folder.parent) not in file.read_text()  # no path of this machine
 
 
+def test_what_is_loaded_is_saved_alike(saved, tmp_path):
+    """Its tokenizer's class too, which transformers 5 takes for one that no earlier version has."""
+    _, folder = saved
+    again = checkpoints.save(checkpoints.load(folder), tmp_path / "again")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+    assert json.loads((again / "tokenizer_config.json").read_text())["tokenizer_class"] == "LlamaTokenizer"
+
+
 def test_load_in_another_precision(saved):
     _, folder = saved
     model = checkpoints.load(folder, dtype=torch.bfloat16)

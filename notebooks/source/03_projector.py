@@ -334,7 +334,7 @@ assert right["trained"] > 1.5 * max(right["copied"], right["never trained"])
 print("the trained projector gets at least half again as many right as either of the others")
 
 # %% [markdown]
-# It guesses, fluently (*black* is right by luck): nothing in its text betrays that it sees noise. That is what a
+# It guesses, fluently and with a straight face: nothing in its text betrays that it sees noise. That is what a
 # LLaVA looks like whose projector was not loaded, and projector files that do not fit or are not found fill many
 # of its users' threads (haotian-liu/LLaVA issues 665, 1169, 1504); `minillava.load` names every missing tensor
 # and stops. What the comparison does not show is how good a *linear* projector could be if it were trained.

@@ -268,8 +268,8 @@ for layer, (before, after) in enumerate(in_box):
     print(f"layer {layer}: {before:.2f} in the box; one row late {after:.2f}")
 
 # %% [markdown]
-# One layer looks at the thing in every row that speaks of it, and the mean is mostly its. Another looks before the
-# color is said, not after: only there the error shows. A mean hides what differs.
+# One layer looks at the thing in every row that speaks of it, and the mean is mostly its. The first looks before the
+# color is said, hardly after: only there the error shows. A mean hides what differs.
 #
 # But one caption is one caption: the next lesson counts.
 #

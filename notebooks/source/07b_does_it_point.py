@@ -283,7 +283,7 @@ print("with the wrong picture's boxes less than half of it is left")
 print(f"its own boxes {best.mean():.2f}, the next picture's {broken:.2f}, area {chance['area']:.2f}")
 
 # %% [markdown]
-# To the dart's level, or below: who follows what is in *this* picture knows nothing of the next. Toybox strews its
+# To the dart's level, or near it: who follows what is in *this* picture knows nothing of the next. Toybox strews its
 # things about; where photographers put theirs in the middle the swap leaves more, and that much of a score was never
 # about the picture.
 #

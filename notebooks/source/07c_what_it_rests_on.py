@@ -200,7 +200,7 @@ print("enough:", right["everything else"] > right["nothing"] - 4)
 # %% [markdown]
 # Two findings, and neither follows from the other. The thing's patches are **needed**: without them little more is
 # left than guessing gets. And they are **enough**: a handful of patches carries the answer alone. Pitfall 8 warned of
-# what *may* be; news of the thing does reach every patch, and this model makes little use of it, if any. (Enough are
+# what *may* be: news of the thing does reach every patch, and some shapes may come that way, little else. (Enough are
 # these *features*, not their pixels: the tower that made them saw the whole picture.) None of it could be read off a
 # map.
 
