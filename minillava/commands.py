@@ -89,9 +89,9 @@ def train(args: Arguments) -> None:
     stage = preset.stage(args.stage)
     split_batch(stage, args.device_batch, args.devices * args.nodes)  # before minutes of loading and audit
     model = starting.model_of(preset, stage, args)
-    records = starting.records_of(preset, stage, args, model)
-    validation, probes = starting.watched(stage, args, model)
     try:
+        records = starting.records_of(preset, stage, args, model)
+        validation, probes = starting.watched(stage, args, model)
         result = train_stage(
             model,
             stage,

@@ -128,10 +128,10 @@ def less(records: Records, bad: Collection[int]) -> Records:
 
 
 def first_question(record: Record, image_root: str | Path | None) -> tuple[Any, str]:
-    """What a sound record is asked first: its first picture, as `open_image` takes it, or None; the words."""
+    """What a sound record is asked first: its first picture, as `open_image` takes it, or None; and words."""
     shown = [picture_source(picture, image_root) for picture in pictures(record)[:1]]
     asked = (turn["value"] for turn in record["conversations"] if turn["from"] == "human")
-    return (*shown, None)[0], next(asked)
+    return (*shown, None)[0], next(asked, "")
 
 
 def image_key(source: Any) -> str:

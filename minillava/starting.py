@@ -79,10 +79,11 @@ def watched(stage: StageConfig, args: Arguments, model: MiniLlava) -> tuple[Reco
     """The records of `--validation`, and where the stage learns to answer the first questions of two."""
     if not args.validation:
         return None, []
-    records = _audited(load_records(args.validation), stage, args, model, "validation-")
+    records = load_records(args.validation, skip=say if args.skip_broken else None)
+    records = _audited(records, stage, args, model, "validation-")
     each = (records[index] for index in range(len(records) if stage.template != "plain" else 0))
-    sound = islice((record for record in each if not text_problem(record)), 2)
-    return records, [first_question(record, args.image_root) for record in sound]
+    asked = (first_question(record, args.image_root) for record in each if not text_problem(record))
+    return records, list(islice((one for one in asked if one[1].strip()), 2))
 
 
 def _audited(
