@@ -1,6 +1,7 @@
 """A checkpoint is the old one or the new one: whatever fills up, and whenever the process dies."""
 
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,28 +10,29 @@ import torch
 from minillava.saving import WholeFile, recover, replace_folder, write_whole
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """A context in which no file grows beyond 20 kB, as on a disk that is full."""
+    """No file grows beyond 20 kB, as on a disk that is full; pytest's own output may be such a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_fills_during_a_save_leaves_the_last_good_one(tmp_path, full_disk):
+def test_a_disk_that_fills_during_a_save_leaves_the_last_good_one(tmp_path):
     file, writer = tmp_path / "run" / "last.ckpt", WholeFile()
     writer.save_checkpoint({"step": 1, "weights": torch.ones(9)}, file)
     good = file.read_bytes()
-    full_disk()
-    with pytest.raises(OSError, match=r"last.ckpt could not be saved .* before is whole. Is the disk full"):
+    with full_disk(), pytest.raises(OSError, match=r"last.ckpt could not be saved .* before is whole"):
         writer.save_checkpoint({"step": 2, "weights": torch.ones(100_000)}, file)
     assert file.read_bytes() == good
     assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]  # no half one takes up room
 
 
-def test_the_first_save_that_fails_says_that_there_is_none_before(tmp_path, full_disk):
-    full_disk()
-    with pytest.raises(OSError, match="None was saved before"):
+def test_the_first_save_that_fails_says_that_there_is_none_before(tmp_path):
+    with full_disk(), pytest.raises(OSError, match="None was saved before"):
         WholeFile().save_checkpoint({"weights": torch.ones(100_000)}, tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
 
@@ -92,10 +94,9 @@ def test_nothing_to_go_on_from(tmp_path):
     assert recover(tmp_path / "last.ckpt") is None
 
 
-def test_a_text_is_written_whole(tmp_path, full_disk):
+def test_a_text_is_written_whole(tmp_path):
     file = tmp_path / "curve.csv"
     write_whole(file, "old\r\n")
-    full_disk()
-    with pytest.raises(OSError):
+    with full_disk(), pytest.raises(OSError):
         write_whole(file, "new" * 20_000)
     assert file.read_bytes() == b"old\r\n"
