@@ -23,8 +23,17 @@ import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
 
-from minillava.records import Record, as_utf8, image_key, named, picture_source, pictures, text_problem
-from minillava.shards import opened, shard_files, shard_name
+from minillava.conversation import HALF, whole
+from minillava.records import (
+    Record,
+    as_utf8,
+    image_key,
+    named,
+    picture_source,
+    pictures,
+    text_problem,
+)
+from minillava.shards import is_any_list, opened, shard_files, shard_name
 
 FIELDS = ("id", "image", "conversations")
 """What parquet keeps of a record; of a turn it keeps who speaks and the text."""
@@ -220,7 +229,7 @@ def _survey(source: Path, progress: bool) -> tuple[bool, int]:
         for name in _parquet_files(source):
             with opened(name) as file:
                 schema = file.schema_arrow
-                several |= "image" in schema.names and pyarrow.types.is_list(schema.field("image").type)
+                several |= "image" in schema.names and is_any_list(schema.field("image").type)
                 total += file.metadata.num_rows
         return several, total
     for record in tqdm(read(source), desc=source.name, unit=" records", disable=not progress):
@@ -235,6 +244,8 @@ def _checked(record: Any) -> Record:
         raise ValueError(f"no record, an object with `conversations`, but {str(record)[:80]!r}.")
     if (problem := text_problem(record)) and problem[0] == "malformed conversation":
         raise ValueError(f"{problem[1]}.")
+    if not whole(str(record.get("id"))):
+        raise ValueError(f"its id has {HALF}.")
     return record
 
 
@@ -272,6 +283,8 @@ def _embedded(picture: Any, image_root: str | Path | None) -> dict[str, Any]:
     content = picture_source(picture, image_root)
     path = picture.get("path") if isinstance(picture, dict) else picture
     path = None if isinstance(path, bytes) or not path else path.lstrip("/")  # below the new folder
+    if path and not whole(path):
+        raise ValueError(f"the name of its picture, {path!r}, has {HALF}.")
     if isinstance(content, Path):
         # By its name alone: a link inside is somebody's choice, what a record says is not.
         if not Path(os.path.abspath(content)).is_relative_to(os.path.abspath(image_root or "")):

@@ -181,12 +181,32 @@ class Collator:
         }
 
 
-class ResumableLoader(DataLoader):
+class NamingLoader(DataLoader):
+    """A loader whose workers' errors are those that it raises without any; one that dies raises OSError."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from super().__iter__()
+        except ValueError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            # a worker's brings its traceback along, as text
+            raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise OSError(
+                f"A process that prepares batches died ({error}). Most often the memory was full: take "
+                "fewer workers. The same command goes on from the last checkpoint."
+            ) from error
+
+
+class ResumableLoader(NamingLoader):
     """A loader over a `GroupedSampler`; Lightning saves and restores it with its checkpoints.
 
     It counts the batches it has handed out, not those its workers have fetched ahead. After
     `load_state_dict` the epoch of the checkpoint goes on with the next batch; any other epoch
-    starts at its beginning. A worker that dies raises OSError.
+    starts at its beginning.
     """
 
     _position = 0
@@ -196,24 +216,7 @@ class ResumableLoader(DataLoader):
         epoch, batch = self._resume or (None, 0)
         self._resume = None
         self._position = self.sampler.start = batch if epoch == self.sampler.epoch else 0
-        batches = super().__iter__()
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except ValueError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                # a worker's brings its traceback along, as text
-                raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise OSError(
-                    f"A process that prepares batches died ({error}). Most often the memory was full: take "
-                    "fewer workers. The same command goes on from the last checkpoint."
-                ) from error
+        for batch in super().__iter__():
             self._position += 1
             yield batch
 
@@ -310,4 +313,4 @@ class InstructionData(LightningDataModule):
         if self.validation is None:
             return []
         sampler = DistributedSampler(self.validation, *self._share(), shuffle=False)
-        return DataLoader(self.validation, sampler=sampler, **self._options())
+        return NamingLoader(self.validation, sampler=sampler, **self._options())

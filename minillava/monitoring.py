@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -100,6 +101,11 @@ class Skipped(Callback):
             with self.file.open("a", encoding="utf-8") as out:  # of several processes, too: whole lines
                 out.writelines(f"step {trainer.global_step}: {reason}\n" for reason in batch["skipped"])
 
+    def on_validation_batch_end(self, trainer: Trainer, module, outputs, batch: dict, *args) -> None:
+        if batch["skipped"]:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.writelines(f"validation: {reason}\n" for reason in batch["skipped"])
+
     def count(self) -> int:
         """How many; a step that an interruption has made twice counts once."""
         return len(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.is_file() else 0
@@ -152,13 +158,15 @@ class Curve(Callback):
             csv.writer(out).writerows([self.COLUMNS, *self.rows])
             write_whole(self.file, out.getvalue())
             if self.answers.is_file():
-                write_whole(self.answers, "".join(self._seen(self.answers.read_text().splitlines(True))))
+                said = self.answers.read_text(encoding="utf-8").splitlines(True)
+                write_whole(self.answers, "".join(self._seen(said)))
 
     def _seen(self, lines: list[str]) -> list[str]:
         """Of the lines of `generations.txt`, those up to the step of the checkpoint."""
 
         def later(line: str) -> bool:
-            return line.startswith("step ") and int(line.split()[1]) > self.resumed_from
+            step = re.fullmatch(r"step (\d+)\n?", line)
+            return step is not None and int(step[1]) > self.resumed_from
 
         return list(itertools.takewhile(lambda line: not later(line), lines))
 
@@ -190,9 +198,10 @@ class Curve(Callback):
             replies = module.model.answer_batch(images, questions, max_new_tokens=96)
             self.generations = list(zip(questions, replies, strict=True))
             if trainer.is_global_zero:
-                with self.answers.open("a") as out:
+                with self.answers.open("a", encoding="utf-8") as out:
                     out.write(f"step {trainer.global_step}\n")
-                    out.writelines(f"  {q!r} -> {a}\n" for q, a in self.generations)
+                    for question, reply in self.generations:  # whose further lines are no steps
+                        out.write(f"  {question!r} -> {reply.replace(chr(10), chr(10) + '    ')}\n")
 
     def losses(self) -> dict[str, tuple[list[int], list[float]]]:
         """`{"train": (steps, losses), "val": (steps, losses)}`, losses in nats a token."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.compute
 import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from minillava.config import IGNORE_INDEX
 from minillava.conversation import HALF, IMAGE_TOKEN, Encoded, encode, whole
 from minillava.images import open_image
-from minillava.shards import Skip, read_shards
+from minillava.shards import Skip, read_shards, with_picture
 
 Record = dict[str, Any]
 Records = Sequence[Record] | datasets.Dataset
@@ -163,24 +162,11 @@ def modality_lengths(records: Records) -> list[int]:
     found = []
     for start in range(0, len(records), 1024):
         batch = records.with_format("arrow")[start : start + 1024]
-        seen = [False] * len(batch) if "image" not in batch.column_names else _with_picture(batch["image"])
+        seen = [False] * len(batch) if "image" not in batch.column_names else with_picture(batch["image"])
         for has_picture, turns in zip(seen, batch["conversations"].to_pylist(), strict=True):
             shown = {"conversations": turns} | ({"image": "there"} if has_picture else {})
             found.append(modality_length(shown))
     return found
-
-
-def _with_picture(images: pyarrow.ChunkedArray) -> list[bool]:
-    """Where a column of pictures, of lists of them or of paths is not empty."""
-    compute, kind = pyarrow.compute, images.type
-    if pyarrow.types.is_list(kind):
-        size = compute.list_value_length(images)
-    elif pyarrow.types.is_struct(kind):
-        sizes = [compute.binary_length(compute.struct_field(images, name)) for name in ("bytes", "path")]
-        size = compute.add(*(compute.fill_null(one, 0) for one in sizes))
-    else:
-        size = compute.binary_length(images)
-    return compute.greater(compute.fill_null(size, 0), 0).to_pylist()
 
 
 def named(record: Record, index: int) -> str:

@@ -53,7 +53,7 @@ class WholeFile(TorchCheckpointIO):
 def write_whole(path: Path, text: str) -> None:
     """A text file that is the old one or the new one, whenever it is read."""
     new = beside(path, UNFINISHED)
-    new.write_text(text, newline="")
+    new.write_text(text, encoding="utf-8", newline="")
     os.replace(new, path)
 
 

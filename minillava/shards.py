@@ -6,9 +6,11 @@ while somebody looks at it, however many there are.
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import datasets
+import pyarrow.compute
 import pyarrow.parquet
 from tqdm import tqdm
 
@@ -30,8 +32,12 @@ def shard_files(folder: Path, skip: Skip | None = None) -> list[Path]:
     if not files:
         raise ValueError(f"{folder} holds no .parquet files: give the folder that `convert` made, or a file.")
     numbered = [NUMBERED.search(file.name) for file in files]
-    if all(numbered):
-        wanted = {shard_name(i, int(numbered[0][2])) for i in range(int(numbered[0][2]))}
+    if all(numbered):  # `convert`'s names, or the hub's, which begin with the split's
+        wanted = {
+            f"{file.name[: found.start()]}{number:0{len(found[1])}}-of-{found[2]}.parquet"
+            for file, found in zip(files, numbered, strict=True)
+            for number in range(int(found[2]))
+        }
         if absent := sorted(wanted - {file.name for file in files}):
             reason = f"{folder} has no {', '.join(absent)}: copy what is missing, or convert again."
             if skip is None:
@@ -82,3 +88,23 @@ def _cached(file: Path) -> datasets.Dataset:
     finally:
         if not bars:
             datasets.enable_progress_bars()
+
+
+def is_any_list(kind: pyarrow.DataType) -> bool:
+    """Whether a column holds lists, however parquet's writer stored them."""
+    types = pyarrow.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def with_picture(images: pyarrow.ChunkedArray) -> list[bool]:
+    """Where a column of pictures, of lists of them or of paths is not empty."""
+    compute, kind = pyarrow.compute, images.type
+    if is_any_list(kind):
+        size = compute.list_value_length(images)
+    elif pyarrow.types.is_struct(kind):
+        names = [field.name for field in kind if field.name in ("bytes", "path")]
+        sizes = [compute.binary_length(compute.struct_field(images, name)) for name in names]
+        size = reduce(compute.add, (compute.fill_null(one, 0) for one in sizes))
+    else:
+        size = compute.binary_length(images)
+    return compute.greater(compute.fill_null(size, 0), 0).to_pylist()

@@ -187,12 +187,13 @@ class Stage(LightningModule):
 
     def validation_step(self, batch: dict, index: int) -> None:
         data, labels = self.trainer.datamodule, batch["labels"]
-        # The processes' shares are filled up from the start, to be equally many: there nothing counts.
+        # Shares are filled up from the start, to be equally many: there nothing counts. Where that is a whole
+        # batch it is read all the same, for in shards the others wait for it.
         first, others = index * data.batch_size, self.trainer.world_size
         place = (first + torch.arange(len(labels), device=labels.device)) * others + self.global_rank
         labels = labels.masked_fill((place >= len(data.validation))[:, None], IGNORE_INDEX)
         tokens = (labels[:, 1:] != IGNORE_INDEX).sum()
-        total = torch.where(tokens > 0, self.loss(batch | {"labels": labels}) * tokens, 0)
+        total = self.loss(batch | {"labels": labels if tokens else batch["labels"]}) * tokens
         self.validated += torch.stack([total, tokens])
 
     def on_validation_epoch_end(self) -> None:
@@ -210,10 +211,7 @@ class Stage(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: cosine_with_warmup(step, warmup, self.total_steps)
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
@@ -305,7 +303,7 @@ def train_stage(
         )
 
     train, home = dataset(data), model.device
-    model.image_processor.do_pad = stage.aspect == "pad"  # answers see pictures as the stage did
+    model.image_processor.do_pad = stage.aspect == "pad"  # for answers, too
     total = min(stage.steps(len(train)), max_steps or math.inf)
     curve, skipped = Curve(folder, probes), Skipped(folder)
     settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"} | (trainer or {})

@@ -153,6 +153,17 @@ def test_a_record_that_breaks_is_named_and_nothing_is_left(source, tmp_path, tar
     assert done.records == 3 and len(done.skipped) == 1 and "left out: record 2 (id 'x')" in str(done)
 
 
+@pytest.mark.parametrize("where", ["id", "image"])
+def test_half_a_character_in_a_name_is_named_with_its_record(source, tmp_path, where):
+    records = json.loads(source.read_text())
+    records[2][where] = "caf\udce9.png"
+    source.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"record 2 .*mix.json: (its id|the name of its picture,) .*half of"):
+        convert(source, tmp_path / "out.parquet", image_root=tmp_path / "images")
+    done = convert(source, tmp_path / "out.parquet", image_root=tmp_path / "images", skip_broken=True)
+    assert done.records == 3 and len(done.skipped) == 1
+
+
 def test_a_missing_picture_is_named_with_its_record(source, tmp_path):
     os.remove(tmp_path / "images" / "b.png")
     (tmp_path / "out.parquet").write_text("the last good one")

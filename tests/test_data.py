@@ -198,8 +198,18 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do(tokenizer):
 
     texts = dataset([record(i) for i in range(4)], tokenizer)
     texts.__class__ = Deadly
-    with pytest.raises(OSError, match=r"prepares batches died \(DataLoader worker .*take fewer workers"):
-        next(iter(InstructionData(texts, 2, num_workers=1).train_dataloader()))
+    loaders = InstructionData(texts, 2, validation=texts, num_workers=1)
+    for loader in (loaders.train_dataloader(), loaders.val_dataloader()):
+        with pytest.raises(OSError, match=r"prepares batches died \(DataLoader worker .*take fewer workers"):
+            next(iter(loader))
+
+
+def test_a_workers_error_is_the_one_that_would_be_raised_without_it(tokenizer, tmp_path):
+    broken = dataset([record("broken", "gone.png")] * 2, tokenizer, image_root=tmp_path)
+    loaders = InstructionData(broken, 2, validation=broken, num_workers=1)
+    for loader in (loaders.train_dataloader(), loaders.val_dataloader()):
+        with pytest.raises(ValueError, match="^There is no picture file .*gone.png of record . .*'broken'"):
+            next(iter(loader))
 
 
 def test_loading_leaves_the_global_generator_alone(instruction_data):

@@ -54,14 +54,15 @@ def runs(tmp_path_factory, make_config, tokenizer):
     validated["probes"] = [(red, "What color is the ball?"), (None, "How many boxes are there?")]
     processes.run(folder, "one", **validated)
     processes.run(folder, "twelve")
-    processes.run(folder, "one-token", device_batch=4, **TOKENS)
+    three = {"validation": pictures[:3], "validations": 1}
+    processes.run(folder, "one-token", device_batch=4, **TOKENS, **three)
     processes.run(folder, "from-one", stop=6)
     launch(
         folder,
         job("ddp", "ddp", **validated),
         job("fsdp2", "fsdp2", **validated),
         job("ddp-token", "ddp", **TOKENS),
-        job("fsdp2-token", "fsdp2", device_batch=1, **TOKENS),
+        job("fsdp2-token", "fsdp2", device_batch=1, **TOKENS, **three),
         job("from-one", "ddp"),
         job("from-ddp", "ddp", stop=6),
         job("from-fsdp2", "fsdp2", stop=6),
@@ -100,6 +101,12 @@ def test_two_processes_have_the_loss_curve_of_one(runs, strategy):
 def test_two_processes_validate_on_three_records_as_one_does(runs, strategy):
     """Each takes two: the fourth, which is the first again, does not count."""
     torch.testing.assert_close(losses(runs, strategy, "val"), losses(runs, "one", "val"), rtol=0, atol=1e-5)
+
+
+def test_a_process_whose_last_batch_is_filled_up_whole_goes_on(runs):
+    """One sample a pass: the second process ends with the first sample again, of which nothing counts."""
+    found, expected = (losses(runs, f"{name}-token", "val") for name in ("fsdp2", "one"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

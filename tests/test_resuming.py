@@ -133,6 +133,16 @@ def test_other_data_of_the_same_size_and_other_bases_are_not_taken_for_the_same(
     assert recomputing.resumed_from == 2
 
 
+def test_an_answer_that_speaks_of_steps_is_no_step(make_model, records, picture, tmp_path, monkeypatch):
+    said = "first:\nstep by step\nstep 900\né"
+    monkeypatch.setattr("minillava.model.MiniLlava.answer_batch", lambda *given, **options: [said])
+    options = {"validation": records[:2], "validations": 2, "probes": [(picture, "How?")], "save_every": 2}
+    for _ in range(2):
+        train_stage(make_model(), STAGES["stage2"], records, tmp_path, max_steps=4, **options)
+        text = (tmp_path / "stage2" / "generations.txt").read_text(encoding="utf-8")
+        assert text.count("step by step") == text.count("é") == 2
+
+
 def test_answers_of_steps_that_are_done_again_are_written_once(make_model, records, picture, tmp_path):
     options = {"validation": records[:2], "validations": 2, "probes": [(picture, "How?")], "save_every": 2}
     train_stage(make_model(), STAGES["stage2"], records, tmp_path, max_steps=4, **options)

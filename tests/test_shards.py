@@ -4,6 +4,8 @@ import json
 import os
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers import dataset, png, record
 
@@ -140,3 +142,30 @@ def test_lengths_of_a_table_are_those_of_its_records(images):
     assert modality_lengths(some) == [modality_length(row) for row in some]
     texts = table.remove_columns("image")
     assert all(length < 0 for length in modality_lengths(texts))
+
+
+def test_the_hubs_names_are_counted_too(folder):
+    first, *_ = files = shard_files(folder)
+    for file in files:
+        file.rename(folder / f"train-{file.name}")
+    assert len(load_records(folder)) == 11
+    (folder / f"train-{first.name}").unlink()
+    with pytest.raises(ValueError, match="has no train-00000-of-00003.parquet"):
+        load_records(folder)
+
+
+@pytest.mark.parametrize("lists", [pyarrow.large_list, lambda of: pyarrow.list_(of, 2)])
+def test_lists_of_pictures_are_kept_however_they_are_stored(tmp_path, tokenizer, lists):
+    picture = pyarrow.struct([("bytes", pyarrow.binary())])  # and no path
+    turns = pyarrow.list_(pyarrow.struct([("from", pyarrow.string()), ("value", pyarrow.string())]))
+    asked = [{"from": "human", "value": "<image>\nOne?"}, {"from": "gpt", "value": "Red."}] * 2
+    shown = [{"bytes": png("red")}, {"bytes": png("blue")}]
+    columns = {"id": ["a"], "image": [shown], "conversations": [asked]}
+    schema = pyarrow.schema([("id", pyarrow.string()), ("image", lists(picture)), ("conversations", turns)])
+    pyarrow.parquet.write_table(pyarrow.table(columns, schema), tmp_path / "a.parquet")
+    done = convert(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert (done.records, done.pictures) == (1, 2)
+    for name in ("a", "b"):
+        found = load_records(tmp_path / f"{name}.parquet")
+        assert modality_lengths(found) == [6] and not audit(found).problems
+        assert dataset(found, tokenizer)[0]["pixel_values"].shape[0] == 2
