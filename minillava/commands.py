@@ -45,7 +45,6 @@ def _output(file: Path | None, *read: str | Path | None, ending: str = "") -> No
 
 def _write_json(file: Path | None, content: dict | list) -> None:
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -126,6 +125,7 @@ def plan(args: Arguments) -> None:
 
     from minillava.plan import CPU, plan_stage, workload
 
+    _output(args.json)
     preset = PRESETS[args.preset]
     given = {"length": args.length, "longest": args.longest}
     given = {name: value for name, value in given.items() if value is not None}

@@ -121,6 +121,13 @@ def model_folder(make_model, tokenizer, tmp_path):
 
 
 @pytest.fixture
+def saved(make_model, tmp_path):
+    """(a model, the folder it is saved in)."""
+    model = make_model()
+    return model, checkpoints.save(model, tmp_path / "saved")
+
+
+@pytest.fixture
 def image(picture, tmp_path):
     picture.save(tmp_path / "picture.png")
     return str(tmp_path / "picture.png")
